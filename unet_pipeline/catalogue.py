@@ -1,0 +1,75 @@
+"""Name + options -> checked, completed, called.
+
+A catalogue is a dict literal, name -> factory. The options of an entry are the keyword-only
+parameters of its factory: their names, types and defaults are read from the signature, so nothing
+is declared twice, and a third party adds an entry by adding to the dict.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from unet_pipeline.errors import UserError, did_you_mean
+
+Entry = TypeVar("Entry")
+
+
+def lookup(catalogue: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
+    """The entry called `name`; an unknown name is a `UserError` that names the nearest one."""
+    if name not in catalogue:
+        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, catalogue)}")
+    return catalogue[name]
+
+
+def complete(
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    label: str,
+    given: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """All options of `factory`: those of `options`, checked and coerced, the rest by default.
+
+    label: what messages call the component, such as "model unet".
+    given: parameters that the caller supplies itself (facts of the data) and nobody may set.
+    Raises `UserError` for an unknown option, a value of another type, or one that is given.
+    """
+    schema = _schema(factory)
+    known = [name for name in schema.model_fields if name not in given]
+    for name in options:
+        if name in given:
+            raise UserError(f"{label}: {name} comes from the data and cannot be set; leave it out")
+        if name not in known:
+            raise UserError(f"{label} has no option {name!r}{did_you_mean(name, known)}")
+    try:
+        values = schema.model_validate(dict(options))
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UserError(
+            f"{label}: {place} = {problem['input']!r}: {problem['msg'].lower()}"
+        ) from error
+    return {name: getattr(values, name) for name in known}
+
+
+@functools.cache
+def _schema(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """A pydantic model of the keyword-only parameters of `factory`."""
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    hints = typing.get_type_hints(function)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        # Required ones are facts of the data, supplied by the caller: they need no value here.
+        fields[name] = (hints.get(name, Any), None if required else parameter.default)
+    return pydantic.create_model(
+        "Options", __config__=pydantic.ConfigDict(extra="forbid"), **fields
+    )

@@ -1,0 +1,178 @@
+"""The classes of a dataset, and the way between mask values (what files hold) and class indices."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from unet_pipeline.errors import DatasetError, UserError
+
+IGNORE_INDEX = 255
+"""The class index of pixels that count for nothing, in every mask of the pipeline."""
+
+MaskValue = int | tuple[int, int, int]
+
+
+class Classes(pydantic.BaseModel):
+    """The classes of a dataset: class index -> name, colour, mask value.
+
+    names, colors, values: one entry a class, in the order of the class indices 0..K-1.
+    ignore_values: mask values that mean void; they become `IGNORE_INDEX`.
+    other: the class index of every mask value that is not listed; None refuses such values.
+    encoding: how the mask files hold the values: `grey` integers, `palette` indices, or `rgb`.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    values: tuple[MaskValue, ...]
+    ignore_values: tuple[MaskValue, ...] = ()
+    other: int | None = None
+    encoding: Literal["grey", "palette", "rgb"] = "grey"
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> Self:
+        count = len(self.values)
+        if not 2 <= count <= IGNORE_INDEX:
+            raise ValueError(f"{count} classes: between 2 and {IGNORE_INDEX} are possible")
+        if len(self.names) != count or len(self.colors) != count:
+            raise ValueError(
+                f"{len(self.names)} names and {len(self.colors)} colours for {count} mask values"
+            )
+        if len(set(self.names)) != count:
+            raise ValueError("two classes have the same name")
+        if len({*self.values, *self.ignore_values}) != count + len(self.ignore_values):
+            raise ValueError("a mask value is listed twice")
+        rgb = self.encoding == "rgb"
+        for value in (*self.values, *self.ignore_values):
+            if isinstance(value, tuple) != rgb:
+                raise ValueError(f"mask value {value} does not fit the encoding {self.encoding}")
+            if any(not 0 <= v <= (255 if rgb else 65535) for v in _as_tuple(value)):
+                raise ValueError(f"mask value {value} is out of range")
+        if self.other is not None and not 0 <= self.other < count:
+            raise ValueError(f"other = {self.other} is not a class index of {count} classes")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """K, background included."""
+        return len(self.values)
+
+    def to_indices(self, mask: npt.NDArray[Any], *, source: str) -> npt.NDArray[np.uint8]:
+        """The class indices (H, W), uint8, of a mask as its file holds it: (H, W) or (H, W, 3).
+
+        source: what messages call the mask, its path as a rule.
+        Raises `DatasetError` for values that are no class, naming up to five of them.
+        """
+        keys = pack_colors(mask) if self.encoding == "rgb" else _as_grey(mask, source)
+        # A table over all keys, except that 2**24 colours deserve a search in the few that are used
+        known = np.array([_pack(v) for v in (*self.values, *self.ignore_values)], dtype=np.int64)
+        indices = np.array(
+            [*range(self.num_classes), *[IGNORE_INDEX] * len(self.ignore_values)], dtype=np.uint8
+        )
+        order = np.argsort(known)
+        known, indices = known[order], indices[order]
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        result: npt.NDArray[np.uint8] = indices[place]
+        strange = known[place] != keys
+        if strange.any():
+            if self.other is None:
+                raise self._unknown_values(keys[strange], source)
+            result[strange] = self.other
+        return result
+
+    def to_values(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.uint8 | np.uint16]:
+        """The mask (H, W) or (H, W, 3) in the values of the dataset's own files.
+
+        Pixels of `IGNORE_INDEX` get the first void value, or 255 where there is none.
+        """
+        void = self.ignore_values[0] if self.ignore_values else None
+        if void is None:
+            void = (255, 255, 255) if self.encoding == "rgb" else 255
+        table = np.array([*self.values, void], dtype=np.int64)
+        table = table.astype(np.uint16 if table.max() > 255 else np.uint8)
+        return table[np.where(indices == IGNORE_INDEX, self.num_classes, indices)]
+
+    def to_colors(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """An RGB picture (H, W, 3), uint8, of class indices (H, W); void is white."""
+        table = np.array([*self.colors, (255, 255, 255)], dtype=np.uint8)
+        return table[np.where(indices == IGNORE_INDEX, self.num_classes, indices)]
+
+    def _unknown_values(self, keys: npt.NDArray[np.int64], source: str) -> DatasetError:
+        found = np.unique(keys)
+        shown = ", ".join(str(_unpack(int(k), self.encoding == "rgb")) for k in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        known = ", ".join(str(v) for v in (*self.values, *self.ignore_values)[:12])
+        return DatasetError(
+            f"{source}: {keys.size} pixels hold the mask values {shown}{more}, which are no class "
+            f"(the classes are {known}); mend the mask, or prepare again with --ignore-values"
+        )
+
+
+def default_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Distinct colours for `count` classes; the first, background, is black."""
+    colors = [(0, 0, 0)]
+    for k in range(count - 1):
+        # steps of the golden ratio spread hues evenly however many there are
+        red, green, blue = colorsys.hsv_to_rgb((0.02 + k * 0.618034) % 1, 0.75, 1 - 0.25 * (k % 2))
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colors)
+
+
+def pack_colors(mask: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """One integer 0xRRGGBB a pixel, (H, W), of an RGB mask (H, W, 3)."""
+    if mask.ndim == 2:  # a grey file among coloured ones means R = G = B
+        mask = np.repeat(mask[..., None], 3, axis=2)
+    wide = mask.astype(np.int64)
+    packed: npt.NDArray[np.int64] = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+    return packed
+
+
+def _as_grey(mask: npt.NDArray[Any], source: str) -> npt.NDArray[np.int64]:
+    if mask.ndim == 2:
+        return mask.astype(np.int64)
+    if (mask == mask[..., :1]).all():
+        return mask[..., 0].astype(np.int64)
+    raise DatasetError(
+        f"{source}: a coloured mask in a dataset of single-channel masks; "
+        "convert it, or prepare coloured and plain masks apart"
+    )
+
+
+def _as_tuple(value: MaskValue) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _pack(value: MaskValue) -> int:
+    if isinstance(value, tuple):
+        return (value[0] << 16) | (value[1] << 8) | value[2]
+    return value
+
+
+def _unpack(key: int, rgb: bool) -> MaskValue:
+    return ((key >> 16) & 255, (key >> 8) & 255, key & 255) if rgb else key
+
+
+def parse_value(text: str) -> MaskValue:
+    """A mask value as people type it: `255`, or `255/0/0` or `#ff0000` for a colour.
+
+    >>> parse_value("128"), parse_value("#ff0000"), parse_value("0/0/255")
+    (128, (255, 0, 0), (0, 0, 255))
+    """
+    try:
+        if text.startswith("#") and len(text) == 7:
+            key = int(text[1:], 16)
+            return (key >> 16, (key >> 8) & 255, key & 255)
+        parts = [int(part) for part in text.split("/")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1 and parts[0] >= 0:
+        return parts[0]
+    if len(parts) == 3 and all(0 <= part <= 255 for part in parts):
+        return (parts[0], parts[1], parts[2])
+    raise UserError(f"mask value {text!r}: use a whole number, or a colour as 255/0/0 or #ff0000")

@@ -1,0 +1,124 @@
+"""Files whole or absent: atomic writes, a lock on a folder, clear words for a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from unet_pipeline.errors import OutputInUseError, ResourceError, UserError
+
+# What the operating system says when the machine, not the program, is at fault.
+_RESOURCE_ERRNOS = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would exceed the size limit",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+@contextlib.contextmanager
+def resource_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write at `path` into one-line `ResourceError`s."""
+    try:
+        yield
+    except OSError as error:
+        reason = _RESOURCE_ERRNOS.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise ResourceError(
+            f"cannot write {path}: {reason}; free or choose another place"
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; on success it becomes `path` in one step.
+
+    Readers see the old file or the whole new one, also after a power cut: the file and its folder
+    are flushed to the disk. On any exception the temporary file is removed and `path` is untouched.
+    A symbolic link at `path` is replaced, never followed.
+    """
+    with resource_errors(path):
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp"
+        )
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        with resource_errors(path):
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `data` to `path` so that the file is either the old one or the whole new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def make_writable_folder(folder: Path) -> Path:
+    """Create `folder` and prove that files can be made in it, before any work is spent.
+
+    Raises `UserError` where a file is in the way and `ResourceError` where writing is refused.
+    """
+    try:
+        with resource_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"cannot make the folder {folder}: a file is in the way; choose another --output"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; raises `OutputInUseError` where another one holds it.
+
+    The lock is the kernel's, so it vanishes with its process, however that ends.
+    """
+    import fcntl  # not on Windows; the lock is the only thing here that needs it
+
+    path = folder / ".lock"
+    with resource_errors(path):
+        file = path.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise OutputInUseError(
+                f"{folder} is in use by {holder}: wait for it to end or choose another --output"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+import torch
+
+import unet_pipeline.models as models
+from unet_pipeline.errors import UserError
+from unet_pipeline.models import NETWORKS, build_network, complete_options
+
+# Small options for each entry, so that a new entry without them is noticed here
+SMALL = {"unet": {"base_channels": 4}}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 67), (37, 53), (64, 64)])
+@pytest.mark.parametrize(("in_channels", "num_classes"), [(1, 2), (5, 11)])
+def test_every_network_gives_logits_of_the_size_of_the_image(
+    name: str, size: tuple[int, int], in_channels: int, num_classes: int
+) -> None:
+    network = build_network(
+        name, SMALL[name], in_channels=in_channels, num_classes=num_classes
+    ).eval()
+    with torch.no_grad():
+        assert network(torch.randn(2, in_channels, *size)).shape == (2, num_classes, *size)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_factory_takes_keywords_only_and_the_facts_of_the_data(name: str) -> None:
+    parameters = inspect.signature(NETWORKS[name]).parameters
+    assert {"in_channels", "num_classes"} <= set(parameters)
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+
+
+def test_completed_options_are_all_options_as_json() -> None:
+    completed = complete_options("unet", {"base_channels": "32", "norm": "group"})
+    assert completed == {
+        "bilinear": False,
+        "base_channels": 32,
+        "depth": 4,
+        "norm": "group",
+        "dropout": 0.0,
+    }
+    assert json.loads(json.dumps(completed)) == completed
+
+
+def test_options_reach_the_network() -> None:
+    network = build_network("unet", {"base_channels": 3, "depth": 2}, in_channels=4, num_classes=5)
+    assert network.state_dict()["inc.double_conv.0.weight"].shape == (3, 4, 3, 3)
+    assert network.depth == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("unett", {}, "unknown model 'unett': did you mean 'unet'"),
+        ("resnet", {}, "unknown model 'resnet'.*(unet|smp:)"),
+        ("unet", {"base_chanels": 3}, "no option 'base_chanels': did you mean 'base_channels'"),
+        ("unet", {"in_channels": 3}, "in_channels comes from the data"),
+        ("unet", {"depth": "deep"}, "depth = 'deep'"),
+        ("unet", {"norm": "layer"}, "norm = 'layer'.*'batch'"),
+        ("unet", {"depth": 0}, "depth = 0"),
+    ],
+)
+def test_unknown_names_options_and_values_are_refused(name: str, options: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        build_network(name, options, in_channels=3, num_classes=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_package_exports_what_its_list_says() -> None:
+    assert all(hasattr(models, name) for name in models.__all__)
+    network = models.UNet(in_channels=3, num_classes=2, bilinear=False)
+    assert isinstance(network, torch.nn.Module)

@@ -1,0 +1,105 @@
+"""Device, precision, seeds, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.runtime import (
+    choose_device,
+    choose_precision,
+    describe_machine,
+    memory_errors,
+    seed_everything,
+    stop_on_signals,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_a_device_that_is_there() -> None:
+    device = choose_device("auto")
+    assert torch.zeros(1, device=device).device.type == device.type
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda:99", "is not there"),
+        ("gpu", "unknown device 'gpu'"),
+        ("xla", "is not supported"),
+        ("cpu:1", "is not there"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_clear_line(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        choose_device(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "amp", "expected"),
+    [
+        ({"avx512_bf16": True}, "auto", torch.bfloat16),
+        ({"avx512_bf16": False, "avx2": True}, "auto", None),
+        ({"avx512_bf16": False}, "on", torch.bfloat16),
+        ({"avx512_bf16": True}, "off", None),
+    ],
+)
+def test_bf16_is_chosen_where_the_cpu_has_it_natively(
+    capabilities: dict[str, bool],
+    amp: str,
+    expected: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_precision(amp, CPU) == expected
+
+
+def test_one_seed_gives_the_same_weights() -> None:
+    seed_everything(3)
+    first = torch.rand(4)
+    seed_everything(3)
+    assert torch.equal(first, torch.rand(4))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_remembered_and_the_former_handler_comes_back(number: int, code: int) -> None:
+    former = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop
+        assert stop.exit_code == code
+    assert signal.getsignal(number) == former
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_becomes_advice(error: Exception) -> None:
+    with (
+        pytest.raises(ResourceError, match="smaller --batch-size"),
+        memory_errors("use a smaller --batch-size"),
+    ):
+        raise error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="another"), memory_errors("advice"):
+        raise RuntimeError("another")
+
+
+def test_the_machine_is_described_in_words() -> None:
+    facts = describe_machine(CPU)
+    assert facts["device"] == "cpu"
+    assert all(isinstance(value, str) and value for value in facts.values())

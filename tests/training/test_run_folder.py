@@ -1,0 +1,66 @@
+"""Run folders: new ones get new names, none is overwritten."""
+
+from __future__ import annotations
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.training import run_folder as runs
+
+
+def test_runs_are_numbered_within_their_experiment(tmp_path: Path) -> None:
+    names = [
+        runs.create_run_folder(tmp_path, "cells", None, stem="unet-ce + dice").name
+        for _ in range(2)
+    ]
+    assert names == ["unet-ce+dice-0001", "unet-ce+dice-0002"]
+    assert runs.create_run_folder(tmp_path, "roads", None, stem="unet").name == "unet-0001"
+
+
+def test_a_name_that_exists_is_refused_and_its_run_untouched(tmp_path: Path) -> None:
+    folder = runs.create_run_folder(tmp_path, "cells", "mine", stem="unet")
+    (folder / "file").write_text("kept")
+    with pytest.raises(UserError, match="--resume"):
+        runs.create_run_folder(tmp_path, "cells", "mine", stem="unet")
+    assert (folder / "file").read_text() == "kept"
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(
+            pool.map(
+                lambda _: runs.create_run_folder(tmp_path, "cells", None, stem="unet"), range(16)
+            )
+        )
+    assert len(set(folders)) == 16
+
+
+def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((UserError, ResourceError), match="file"):
+        runs.create_run_folder(tmp_path / "file", "cells", None, stem="unet")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "..", "-rf", "naïve name", ""])
+def test_a_name_never_leaves_the_folder(name: str, tmp_path: Path) -> None:
+    folder = runs.create_run_folder(tmp_path, name, name, stem="x")
+    assert folder.parent.parent == tmp_path
+    assert not folder.name.startswith(("-", "."))
+
+
+def test_the_run_folder_of_a_model_is_found(tmp_path: Path) -> None:
+    (tmp_path / runs.CONFIG_NAME).touch()
+    assert runs.find_run_folder(tmp_path) == tmp_path
+    assert runs.find_run_folder(tmp_path / runs.BEST_NAME) == tmp_path
+    assert runs.find_run_folder(tmp_path.parent / "model.safetensors") is None
+
+
+def test_history_rows_with_different_figures_share_one_table(tmp_path: Path) -> None:
+    runs.write_history(tmp_path, [{"epoch": 0, "a": 1.0}, {"epoch": 1, "a": 2.0, "b": 3.0}])
+    with (tmp_path / runs.HISTORY_NAME).open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [{"epoch": "0", "a": "1.0", "b": ""}, {"epoch": "1", "a": "2.0", "b": "3.0"}]

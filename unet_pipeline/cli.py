@@ -1,0 +1,406 @@
+"""The `unet` command: options in, stage called, exit code out; nothing else.
+
+An option is one line: its flags and the setting it sets. Help text, type check and default of a
+setting live in `config.py`. Neither torch nor mlflow is imported before a stage runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import pydantic
+import typer
+
+from unet_pipeline import __version__
+from unet_pipeline.config import (
+    EvaluateConfig,
+    PredictConfig,
+    PrepareConfig,
+    TrainConfig,
+    describe_setting,
+    load_config,
+    parse_assignments,
+)
+from unet_pipeline.errors import UserError
+
+# Typer carries its own click and exports only the leaf of its usage errors
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="unet",
+    help="A folder of images and masks in; a trained U-Net, numbers to trust and masks out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _setting(kind: type[pydantic.BaseModel], name: str, *flags: str) -> Any:
+    """A Typer option whose help and default are those of the setting called `name`."""
+    text, default = describe_setting(kind, name)
+    shown = "" if default in (None, (), "") else f" [default: {_as_text(default)}]"
+    plain = (text + shown).replace("[", "\\[")  # square brackets are markup in help texts
+    return typer.Option(*flags, help=plain, show_default=False)
+
+
+def _as_text(default: Any) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _given(names: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the command line gives; MLproject's empty strings count as not given."""
+    return {name: value for name, value in names.items() if value not in (None, "", (), [])}
+
+
+def _merge(options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+    """Options and `--set` together; the same setting given twice is an error."""
+    overrides = parse_assignments(assignments or [])
+    twice = sorted(set(overrides) & set(_given(options)))
+    if twice:
+        raise UserError(f"{twice[0]} is set twice: by its own option and by --set; keep one")
+    return overrides | _given(options)
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file of settings; options given here win over it."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"unet-pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Folder of images and masks; without it, the embedded sample data."),
+    ] = None,
+    output: Annotated[str | None, _setting(PrepareConfig, "output", "--output", "-o")] = None,
+    images: Annotated[str | None, _setting(PrepareConfig, "data.images", "--images")] = None,
+    masks: Annotated[str | None, _setting(PrepareConfig, "data.masks", "--masks")] = None,
+    ignore_values: Annotated[
+        str | None, _setting(PrepareConfig, "data.ignore_values", "--ignore-values")
+    ] = None,
+    class_names: Annotated[
+        str | None, _setting(PrepareConfig, "data.class_names", "--class-names")
+    ] = None,
+    split_by: Annotated[str | None, _setting(PrepareConfig, "data.split_by", "--split-by")] = None,
+    val: Annotated[float | None, _setting(PrepareConfig, "data.val_fraction", "--val")] = None,
+    test: Annotated[float | None, _setting(PrepareConfig, "data.test_fraction", "--test")] = None,
+    seed: Annotated[int | None, _setting(PrepareConfig, "data.split_seed", "--seed")] = None,
+    num_scenes: Annotated[int | None, _setting(PrepareConfig, "num_scenes", "--num-scenes")] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Index, check and split a dataset: writes dataset.yaml and samples.csv to --output."""
+    options = {
+        "data.path": source,
+        "output": output,
+        "data.images": images,
+        "data.masks": masks,
+        "data.ignore_values": _split(ignore_values),
+        "data.class_names": _split(class_names),
+        "data.split_by": split_by,
+        "data.val_fraction": val,
+        "data.test_fraction": test,
+        "data.split_seed": seed,
+        "num_scenes": num_scenes,
+    }
+    settings = load_config(config, _merge(options, assignments), kind=PrepareConfig)
+    from unet_pipeline.stages import prepare as stage
+
+    result = stage.prepare(settings)
+    _print_result(str(result.folder), result.summary() if as_json else None)
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, _setting(TrainConfig, "data.path", "--data")] = None,
+    model: Annotated[str | None, _setting(TrainConfig, "model.name", "--model")] = None,
+    loss: Annotated[str | None, _setting(TrainConfig, "training.loss", "--loss")] = None,
+    epochs: Annotated[
+        int | None, _setting(TrainConfig, "training.epochs", "--epochs", "-e")
+    ] = None,
+    max_steps: Annotated[
+        int | None, _setting(TrainConfig, "training.max_steps", "--max-steps")
+    ] = None,
+    budget: Annotated[
+        str | None, _setting(TrainConfig, "training.budget_seconds", "--budget")
+    ] = None,
+    batch_size: Annotated[
+        int | None, _setting(TrainConfig, "training.batch_size", "--batch-size", "-b")
+    ] = None,
+    lr: Annotated[float | None, _setting(TrainConfig, "optimizer.lr", "--lr")] = None,
+    optimizer: Annotated[str | None, _setting(TrainConfig, "optimizer.name", "--optimizer")] = None,
+    image_size: Annotated[
+        str | None, _setting(TrainConfig, "training.image_size", "--image-size")
+    ] = None,
+    weights: Annotated[str | None, _setting(TrainConfig, "model.weights", "--weights")] = None,
+    patience: Annotated[
+        int | None, _setting(TrainConfig, "training.patience", "--patience")
+    ] = None,
+    amp: Annotated[str | None, _setting(TrainConfig, "runtime.amp", "--amp")] = None,
+    device: Annotated[str | None, _setting(TrainConfig, "runtime.device", "--device")] = None,
+    workers: Annotated[
+        int | None, _setting(TrainConfig, "runtime.workers", "--workers", "-j")
+    ] = None,
+    seed: Annotated[int | None, _setting(TrainConfig, "runtime.seed", "--seed")] = None,
+    experiment: Annotated[
+        str | None, _setting(TrainConfig, "output.experiment", "--experiment")
+    ] = None,
+    run_name: Annotated[str | None, _setting(TrainConfig, "output.run_name", "--run-name")] = None,
+    output: Annotated[
+        str | None, _setting(TrainConfig, "output.runs_dir", "--output", "-o")
+    ] = None,
+    tracking: Annotated[str | None, _setting(TrainConfig, "output.tracking", "--tracking")] = None,
+    tracking_uri: Annotated[
+        str | None, _setting(TrainConfig, "output.tracking_uri", "--tracking-uri")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
+    ] = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network on a prepared dataset, or on any plain folder of images and masks."""
+    options = {
+        "data.path": data,
+        "model.name": model,
+        "model.weights": weights,
+        "training.loss": loss,
+        "training.epochs": epochs,
+        "training.max_steps": max_steps,
+        "training.budget_seconds": budget,
+        "training.batch_size": batch_size,
+        "training.image_size": _parse_size(image_size),
+        "training.patience": patience,
+        "optimizer.name": optimizer,
+        "optimizer.lr": lr,
+        "runtime.amp": amp,
+        "runtime.device": device,
+        "runtime.workers": workers,
+        "runtime.seed": seed,
+        "output.experiment": experiment,
+        "output.run_name": run_name,
+        "output.runs_dir": output,
+        "output.tracking": tracking,
+        "output.tracking_uri": tracking_uri,
+    }
+    overrides = _merge(options, assignments)
+    if resume is None:
+        settings = load_config(config, overrides, kind=TrainConfig)
+    elif config is not None or dry_run:
+        raise UserError("--resume takes the settings of its run: leave out --config and --dry-run")
+    from unet_pipeline.stages import train as stage
+
+    if resume is not None:
+        result = stage.resume(resume, overrides)
+    elif dry_run:
+        typer.echo(stage.describe_plan(settings))
+        return
+    else:
+        result = stage.train(settings)
+    _print_result(str(result.folder), result.summary() if as_json else None)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str | None, _setting(EvaluateConfig, "model", "--model", "-m")] = None,
+    data: Annotated[str | None, _setting(EvaluateConfig, "data.path", "--data")] = None,
+    split: Annotated[str | None, _setting(EvaluateConfig, "split", "--split")] = None,
+    output: Annotated[str | None, _setting(EvaluateConfig, "output", "--output", "-o")] = None,
+    num_pictures: Annotated[
+        int | None, _setting(EvaluateConfig, "num_pictures", "--num-pictures")
+    ] = None,
+    window: Annotated[int | None, _setting(EvaluateConfig, "inference.window", "--window")] = None,
+    overlap: Annotated[
+        float | None, _setting(EvaluateConfig, "inference.overlap", "--overlap")
+    ] = None,
+    amp: Annotated[str | None, _setting(EvaluateConfig, "runtime.amp", "--amp")] = None,
+    device: Annotated[str | None, _setting(EvaluateConfig, "runtime.device", "--device")] = None,
+    tracking: Annotated[str | None, _setting(EvaluateConfig, "tracking", "--tracking")] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model on a split: tables, per-image CSV, confusion matrix, best and worst images."""
+    options = {
+        "model": model,
+        "data.path": data,
+        "split": split,
+        "output": output,
+        "num_pictures": num_pictures,
+        "inference.window": window,
+        "inference.overlap": overlap,
+        "runtime.amp": amp,
+        "runtime.device": device,
+        "tracking": tracking,
+    }
+    settings = load_config(config, _merge(options, assignments), kind=EvaluateConfig)
+    from unet_pipeline.stages import evaluate as stage
+
+    result = stage.evaluate(settings)
+    _print_result(result.table(), result.summary() if as_json else None)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders (searched deep), quoted globs.")
+    ] = None,
+    model: Annotated[str | None, _setting(PredictConfig, "model", "--model", "-m")] = None,
+    output: Annotated[str | None, _setting(PredictConfig, "output", "--output", "-o")] = None,
+    save: Annotated[str | None, _setting(PredictConfig, "save", "--save")] = None,
+    window: Annotated[int | None, _setting(PredictConfig, "inference.window", "--window")] = None,
+    overlap: Annotated[
+        float | None, _setting(PredictConfig, "inference.overlap", "--overlap")
+    ] = None,
+    tta: Annotated[bool, _setting(PredictConfig, "tta", "--tta/--no-tta")] = False,
+    threshold: Annotated[float | None, _setting(PredictConfig, "threshold", "--threshold")] = None,
+    skip_existing: Annotated[
+        bool, _setting(PredictConfig, "skip_existing", "--skip-existing")
+    ] = False,
+    batch_size: Annotated[
+        int | None, _setting(PredictConfig, "batch_size", "--batch-size", "-b")
+    ] = None,
+    amp: Annotated[str | None, _setting(PredictConfig, "runtime.amp", "--amp")] = None,
+    device: Annotated[str | None, _setting(PredictConfig, "runtime.device", "--device")] = None,
+    track: Annotated[bool, _setting(PredictConfig, "track", "--track")] = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write masks for images, in the values of the training masks and at the original size."""
+    options = {
+        "inputs": inputs,
+        "model": model,
+        "output": output,
+        "save": _split(save),
+        "batch_size": batch_size,
+        "inference.window": window,
+        "inference.overlap": overlap,
+        "tta": tta or None,
+        "threshold": threshold,
+        "skip_existing": skip_existing or None,
+        "runtime.amp": amp,
+        "runtime.device": device,
+        "track": track or None,
+    }
+    settings = load_config(config, _merge(options, assignments), kind=PredictConfig)
+    from unet_pipeline.stages import predict as stage
+
+    result = stage.predict_files(settings)
+    _print_result(str(result.folder), result.summary() if as_json else None)
+    result.raise_for_rejected()
+
+
+def _parse_size(text: str | None) -> Any:
+    """`256`, or `180x240` for height and width."""
+    if not text:
+        return None
+    parts = text.lower().replace("x", ",").split(",")
+    return parts[0] if len(parts) == 1 else parts
+
+
+def _print_result(text: str, summary: dict[str, Any] | None) -> None:
+    typer.echo(text if summary is None else json.dumps(summary, indent=2, default=str))
+
+
+def main() -> NoReturn:
+    """Run the command line; every ending has its exit code (see DESIGN: Command line)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors of the user become one line on stderr."""
+    from unet_pipeline.console import log_to_stderr, print_error
+
+    log_to_stderr()
+    with _terminate_as_exit():
+        try:
+            return _invoke(arguments)
+        except UserError as error:
+            print_error(str(error))
+            return error.exit_code
+        except KeyboardInterrupt:
+            print_error("interrupted")
+            return 130
+        except BrokenPipeError:  # the reader of our stdout has left; nobody is there to be told
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Exception as error:  # noqa: BLE001 - the last resort: a bug, told as one
+            traceback.print_exc()
+            print_error(f"internal error: {error!r}; this is a bug, please report the lines above")
+            return 1
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Let click parse and call; its usage errors become one line and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=arguments, prog_name="unet", standalone_mode=False)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except UsageError as error:
+        if error.ctx is not None and type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.ctx.get_help())
+            return 2
+        name = error.ctx.command_path if error.ctx is not None else "unet"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        raise UserError(f"{message}; see {name} --help") from error
+    return result if isinstance(result, int) else 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised in the main thread so that files are closed and removed on the way out."""
+
+
+@contextlib.contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into exit code 143 after clean-up; training installs its own handler."""
+
+    def raise_terminated(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        former = signal.signal(signal.SIGTERM, raise_terminated)
+    except ValueError:  # not the main thread: signals are not ours
+        yield
+        return
+    try:
+        yield
+    except _Terminated:
+        sys.exit(143)
+    finally:
+        signal.signal(signal.SIGTERM, former)

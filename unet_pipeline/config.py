@@ -1,0 +1,355 @@
+"""Every setting of every stage: its name, its type, its default, its one-line help.
+
+A setting travels as YAML file -> `--set section.key=value` -> option of the command line, the later
+winning, into one frozen object. Nothing here knows torch. A default stands here and nowhere else;
+the options of a component (a model, an optimizer) have theirs in the component's own signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from unet_pipeline.errors import UserError, did_you_mean
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Config = TypeVar("Config", bound=pydantic.BaseModel)
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds of `90`, `90s`, `3m`, `1h30m`; anything else passes through for the type check.
+
+    >>> parse_duration("1h30m"), parse_duration("90s"), parse_duration(2)
+    (5400.0, 90.0, 2)
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", value.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError("a duration looks like 90s, 3m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+class Settings(pydantic.BaseModel):
+    """A section: frozen, and a key that it does not know is an error."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ComponentSettings(pydantic.BaseModel):
+    """A named entry of a catalogue; every further key is an option of that entry's signature."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given, unchecked: the catalogue knows them, not this file."""
+        return dict(self.model_extra or {})
+
+
+class DataSettings(Settings):
+    path: str | None = Field(
+        None, description="A dataset made by `unet prepare`, or a folder of images and masks."
+    )
+    images: str | None = Field(
+        None, description="Folder of the images inside the data folder, where it is not recognised."
+    )
+    masks: str | None = Field(
+        None, description="Folder of the masks inside the data folder, where it is not recognised."
+    )
+    ignore_values: tuple[str, ...] = Field(
+        (), description="Mask values that mean void, such as 255 or 255/255/255; they never count."
+    )
+    class_names: tuple[str, ...] = Field((), description="Names of the classes, in value order.")
+    split_by: Literal["random", "order"] = Field(
+        "random",
+        description="How splits are drawn: `random`, or `order`, the tail of the file names held "
+        "out (for stacks and video).",
+    )
+    val_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as val.")
+    test_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as test.")
+    split_seed: int = Field(0, description="Seed of the random split.")
+
+    @property
+    def index_options(self) -> dict[str, Any]:
+        """What `datasets.index_folder` takes, from these settings."""
+        return self.model_dump(exclude={"path", "split_seed"}) | {"seed": self.split_seed}
+
+
+class ModelSettings(ComponentSettings):
+    name: str = Field(
+        "unet",
+        description="Network: unet, or smp:<architecture>/<encoder> such as smp:FPN/resnet18.",
+    )
+    weights: str | None = Field(
+        None, description="Start from the weights of this run, model file or .pth state dict."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class OptimizerSettings(ComponentSettings):
+    name: str = Field("adamw", description="Optimizer: adamw, adam, sgd or rmsprop.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate.")
+
+
+class ScheduleSettings(ComponentSettings):
+    name: str = Field("cosine", description="Learning rate over the run: cosine, poly, constant.")
+
+
+class TransformSettings(ComponentSettings):
+    name: str = Field("light", description="Augmentation of training samples: none or light.")
+
+
+class TrainingSettings(Settings):
+    epochs: PositiveInt | None = Field(
+        None, description="Passes over the training data (50 where no limit is given)."
+    )
+    max_steps: PositiveInt | None = Field(None, description="Optimizer steps at most.")
+    budget_seconds: (
+        Annotated[float, Field(gt=0), pydantic.BeforeValidator(parse_duration)] | None
+    ) = Field(None, description="Wall clock for the whole run, such as 90s, 3m or 1h30m.")
+    batch_size: PositiveInt | None = Field(
+        None, description="Samples a step (chosen from the data where not given)."
+    )
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="Side in pixels, or [height, width], of the random crops that training sees "
+        "(chosen from the data where not given).",
+    )
+    loss: str = Field("ce + dice", description="Loss: names with weights, such as 'ce + 0.5*dice'.")
+    grad_clip: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Largest norm of the gradient; 0 does not clip."
+    )
+    val_every: PositiveInt | None = Field(
+        None, description="Epochs between validations (chosen so that they cost little)."
+    )
+    patience: PositiveInt | None = Field(
+        None, description="Stop after this many validations without a better mean IoU."
+    )
+    cache_fraction: Fraction = Field(
+        0.25, description="Share of the free memory that decoded images may fill."
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _default_limit(cls, values: Any) -> Any:
+        limits = ("epochs", "max_steps", "budget_seconds")
+        if isinstance(values, dict) and not any(values.get(limit) is not None for limit in limits):
+            return values | {"epochs": 50}
+        return values
+
+
+class RuntimeSettings(Settings):
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    amp: Literal["auto", "on", "off"] = Field(
+        "auto", description="Mixed precision: auto takes bf16 where the hardware has it natively."
+    )
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Processes that load training data (chosen where not given)."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="Seed of weights, order, augmentation."
+    )
+
+
+class WindowSettings(Settings):
+    window: PositiveInt | None = Field(
+        None, description="Side of the sliding window for large images (the model's own)."
+    )
+    overlap: Fraction = Field(0.25, description="Fraction by which neighbouring windows overlap.")
+
+
+class OutputSettings(Settings):
+    runs_dir: str = Field("runs", description="Folder that holds the run folders.")
+    run_name: str | None = Field(None, description="Name of the run (numbered where not given).")
+    experiment: str | None = Field(None, description="MLflow experiment (the dataset's name).")
+    tracking: Literal["on", "off"] = Field("on", description="Record the run in MLflow.")
+    tracking_uri: str | None = Field(
+        None, description="MLflow server or store (mlflow.db in this directory)."
+    )
+
+
+class PrepareConfig(Settings):
+    """What `unet prepare` does."""
+
+    data: DataSettings = DataSettings()
+    output: str | None = Field(None, description="Folder for the dataset (data/<name>).")
+    num_scenes: PositiveInt = Field(
+        300, description="Scenes of the embedded sample data, made where no SOURCE is given."
+    )
+
+
+class TrainConfig(Settings):
+    """What `unet train` does: one section a subject."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    transforms: TransformSettings = TransformSettings()
+    inference: WindowSettings = WindowSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    output: OutputSettings = OutputSettings()
+
+
+class EvaluateConfig(Settings):
+    """What `unet evaluate` does."""
+
+    model: str | None = Field(None, description="A run folder, a model file, or a .pth state dict.")
+    data: DataSettings = DataSettings()
+    split: Literal["train", "val", "test", "all"] = Field("test", description="Split to score.")
+    output: str | None = Field(None, description="Folder for the report (beside the model).")
+    num_pictures: Annotated[int, Field(ge=0)] = Field(
+        4, description="Pictures of the best and of the worst images."
+    )
+    inference: WindowSettings = WindowSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    tracking: Literal["on", "off"] = Field("on", description="Add the scores to the model's run.")
+
+
+class PredictConfig(Settings):
+    """What `unet predict` does."""
+
+    inputs: tuple[str, ...] = Field((), description="Images, folders or quoted globs.")
+    model: str | None = Field(None, description="A run folder, a model file, or a .pth state dict.")
+    output: str | None = Field(None, description="Folder for the masks.")
+    save: tuple[str, ...] = Field(
+        ("mask",),
+        description="What to write: mask, color, overlay, probabilities (comma-separated).",
+    )
+    batch_size: PositiveInt = Field(4, description="Windows that cross the network together.")
+    tta: bool = Field(False, description="Average over flips: slower, often a little better.")
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Probability from which class 1 of two is chosen (largest wins: 0.5)."
+    )
+    skip_existing: bool = Field(
+        False, description="Leave what this model has already written for unchanged images."
+    )
+    inference: WindowSettings = WindowSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    track: bool = Field(False, description="Record this prediction as an MLflow run.")
+
+
+def load_config(
+    path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    kind: type[Config] = TrainConfig,  # type: ignore[assignment]
+) -> Config:
+    """The settings of a stage: the YAML file at `path`, then `overrides` by dotted name.
+
+    >>> load_config(overrides={"training.epochs": 3}).training.epochs
+    3
+
+    Raises `UserError` for a file that is missing or no YAML, a key that is not known (with the
+    nearest one) and a value of the wrong type or range.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    origin = f"{path}: " if path is not None else ""
+    for name, value in (overrides or {}).items():
+        _assign(tree, name, value)
+    try:
+        return kind.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise UserError(origin + _explain(error, kind)) from error
+
+
+def dump_config(config: pydantic.BaseModel) -> str:
+    """The settings as YAML that `load_config` reads back to the same object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_assignments(assignments: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """The overrides of `--set section.key=value` arguments; values are read as YAML.
+
+    >>> parse_assignments(["model.base_channels=16", "optimizer.lr=1e-3"])
+    {'model.base_channels': 16, 'optimizer.lr': '1e-3'}
+    """
+    overrides = {}
+    for text in assignments:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise UserError(f"--set {text}: write it as section.key=value")
+        try:
+            overrides[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {text}: the value is no YAML; quote it") from error
+    return overrides
+
+
+def describe_setting(kind: type[pydantic.BaseModel], name: str) -> tuple[str, Any]:
+    """The help line and the default of the setting called `section.key`."""
+    *sections, key = name.split(".")
+    for section in sections:
+        annotation = kind.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        kind = annotation
+    field = kind.model_fields[key]
+    return field.description or "", field.default
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no settings file {path}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read the settings file {path}: {reason}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: settings are sections with keys, this file holds {tree!r:.60}")
+    return tree
+
+
+def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise UserError(f"setting {name}: {section} holds the value {below!r}, not a section")
+        tree = below
+    tree[key] = value
+
+
+def _explain(error: pydantic.ValidationError, kind: type[pydantic.BaseModel]) -> str:
+    """One line for the first problem that pydantic found."""
+    problem = error.errors()[0]
+    # parts of unions add the type to the place; the name of the setting is what users know
+    parts = [str(part) for part in problem["loc"] if re.fullmatch(r"[a-z_]+\d*", str(part))]
+    while parts and parts[-1] in {"int", "tuple", "float", "str", "constrained"}:
+        parts.pop()
+    place = ".".join(parts) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {place!r}" + _suggest(place, kind)
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _suggest(place: str, kind: type[pydantic.BaseModel]) -> str:
+    return did_you_mean(place, [*setting_names(kind), *kind.model_fields])
+
+
+def setting_names(kind: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    """The dotted names of all settings of `kind`."""
+    names = []
+    for key, field in kind.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            names += setting_names(annotation, f"{prefix}{key}.")
+        else:
+            names.append(prefix + key)
+    return names

@@ -1,0 +1,185 @@
+"""Samples as arrays: read from their files, kept in memory, decoded ahead of their turn."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import get_worker_info
+
+from unet_pipeline.classes import Classes
+from unet_pipeline.datasets.images import read_image, read_mask, to_channels
+from unet_pipeline.datasets.manifest import Sample
+from unet_pipeline.errors import DatasetError
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class Decoded(NamedTuple):
+    """A sample in memory: what its files hold, before any augmentation. Not to be written to."""
+
+    image: npt.NDArray[Any]
+    """(H, W, C), uint8, uint16 or float32."""
+    mask: npt.NDArray[np.uint8]
+    """(H, W) class indices, 255 = void."""
+
+
+class DecodedCache:
+    """Decoded samples kept in memory, as many as `byte_limit` allows, in the order they come.
+
+    Nothing is ever thrown out to make room: in a random order over more than fits, every
+    replacement policy hits equally often, and this one copies nothing. The cache may be shared by
+    threads and by several datasets. Worker processes read what was filled before they started
+    (under fork without a copy) and share the rest of the limit among themselves; a copy sent to a
+    spawned process starts empty. What is returned never depends on what the cache holds.
+    """
+
+    def __init__(self, byte_limit: int) -> None:
+        self.byte_limit = byte_limit
+        self._held: dict[object, Decoded] = {}
+        self._full = False
+        self._adopt()
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory the arrays take in this process."""
+        return self._num_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether a sample was turned away for want of room."""
+        return self._full
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, key: object, decode: Callable[[], Decoded]) -> Decoded:
+        """The arrays of `key`, from memory, or decoded now and kept if they fit."""
+        held = self._held.get(key)
+        if held is not None:
+            return held
+        decoded = decode()
+        if self._pid != os.getpid():  # a forked worker: the lock's state is that of another process
+            self._adopt()
+        size = decoded.image.nbytes + decoded.mask.nbytes
+        with self._lock:
+            if self._num_bytes + size > self._limit:
+                self._full = True
+            elif key not in self._held:
+                self._held[key] = decoded
+                self._num_bytes += size
+        return decoded
+
+    def _adopt(self) -> None:
+        """Make this process the owner: its own lock, and its share of the memory that is left."""
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._num_bytes = sum(d.image.nbytes + d.mask.nbytes for d in self._held.values())
+        worker = get_worker_info()
+        num_sharers = worker.num_workers if worker else 1
+        self._limit = self._num_bytes + (self.byte_limit - self._num_bytes) // num_sharers
+
+    def __reduce__(self) -> tuple[type[DecodedCache], tuple[int]]:
+        return DecodedCache, (self.byte_limit,)
+
+
+def read_sample(
+    sample: Sample, *, classes: Classes, in_channels: int, cache: DecodedCache | None = None
+) -> Decoded:
+    """The image and the mask of `sample`, from the cache or from their files.
+
+    Raises `DatasetError`, naming the file, for one that cannot be read, a mask of another size
+    than its image, mask values that are no class, and a sample without a mask.
+    """
+    if sample.mask is None:
+        raise DatasetError(f"{sample.image}: has no mask; only prediction can do without")
+    path = sample.mask
+
+    def decode() -> Decoded:
+        source = str(sample.image)
+        image = to_channels(read_image(sample.image), in_channels, source)
+        mask = classes.to_indices(read_mask(path, encoding=classes.encoding), source=str(path))
+        if image.shape[:2] != mask.shape:
+            raise DatasetError(
+                f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {source} "
+                f"{image.shape[1]}x{image.shape[0]}; they must agree"
+            )
+        return Decoded(image, mask)
+
+    if cache is None:
+        return decode()
+    return cache.get((sample.image, path, in_channels, classes), decode)
+
+
+def iterate_samples(
+    samples: Iterable[Sample],
+    *,
+    classes: Classes,
+    in_channels: int,
+    cache: DecodedCache | None = None,
+    num_threads: int = 2,
+) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8]]]:
+    """Yield (sample_id, image (H, W, C), mask (H, W) of class indices) for each sample, in order.
+
+    The next few are decoded by threads while the caller computes; decoders leave Python's lock, so
+    2 threads keep up with any network. Arrays may be the cache's own: do not write to them.
+    Raises what `read_sample` raises, when the sample's turn has come.
+    """
+
+    def read(sample: Sample) -> tuple[str, Decoded]:
+        decoded = read_sample(sample, classes=classes, in_channels=in_channels, cache=cache)
+        return sample.sample_id, decoded
+
+    for sample_id, decoded in _map_ahead(read, samples, num_threads):
+        yield sample_id, decoded.image, decoded.mask
+
+
+def fill_cache(
+    cache: DecodedCache,
+    samples: Iterable[Sample],
+    *,
+    classes: Classes,
+    in_channels: int,
+    num_threads: int = 2,
+    on_progress: Callable[[int], None] | None = None,
+) -> int:
+    """Decode samples into `cache` until one no longer fits; returns how many it holds.
+
+    To be called before worker processes start: they then share these arrays instead of each
+    decoding its own. `on_progress` is told the number of samples done.
+    """
+
+    def read(sample: Sample) -> None:
+        read_sample(sample, classes=classes, in_channels=in_channels, cache=cache)
+
+    for done, _ in enumerate(_map_ahead(read, samples, num_threads), start=1):
+        if on_progress is not None:
+            on_progress(done)
+        if cache.full:
+            break
+    return len(cache)
+
+
+def _map_ahead(
+    function: Callable[[_In], _Out], items: Iterable[_In], num_threads: int
+) -> Iterator[_Out]:
+    """`function` of each item, in order, a few computed ahead by threads."""
+    waiting: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * num_threads:  # bounded: decoded images may be large
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

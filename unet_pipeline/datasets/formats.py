@@ -1,0 +1,297 @@
+"""Which file is whose mask: the layouts that folders of images and masks have in practice.
+
+Two folders side by side (images/ + masks/, train/ + trainannot/, JPEGImages/ + SegmentationClass/,
+...), with splits above or below them; or images and masks in one folder, told apart by a suffix
+(x.png + x_mask.png) or by the extension (x.jpg + x.png).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_pipeline.datasets.layout import (
+    IMAGE_AFFIXES,
+    MASK_AFFIXES,
+    Folder,
+    any_of,
+    choose,
+    labels,
+    named,
+    no_images,
+    walk,
+)
+from unet_pipeline.datasets.manifest import SPLITS, Split, natural_key
+from unet_pipeline.errors import DatasetError, UserError
+
+# In one folder, x.jpg + x.png: the more a format suits masks, the later it stands
+_LIKE_MASKS = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".png", ".gif", ".npy")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its mask; split is None where the folders name none."""
+
+    sample_id: str
+    image: Path
+    mask: Path
+    split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPairs:
+    """The pairs of a folder in natural order of their ids, and how they were recognised.
+
+    sentence: what was recognised.
+    left_out: a sentence about each part of the folder that was not used.
+    """
+
+    pairs: tuple[Pair, ...]
+    sentence: str
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    split: Split | None
+    where: tuple[str, ...]
+
+    @property
+    def stem(self) -> str:
+        return unicodedata.normalize("NFC", self.path.stem)
+
+
+def find_pairs(source: Path, *, images: str | None = None, masks: str | None = None) -> FoundPairs:
+    """The images of `source` with their masks, by the layout of its folders.
+
+    images, masks: the folders, where they are not recognised: paths inside `source`, names that
+        occur below it (in every split, say), or paths elsewhere.
+    Raises `UserError` where a folder does not exist, `DatasetError` where there are no images, no
+    masks, several candidates, or images and masks that do not pair.
+    """
+    tree = walk(source)
+    folders = [folder for folder in tree if folder.files]
+    if not folders:
+        raise DatasetError(no_images(source))
+    image_side = named(source, tree, images, "image") if images else []
+    mask_side = named(source, tree, masks, "mask") if masks else []
+    if {f.label for f in image_side} & {f.label for f in mask_side}:
+        raise UserError(f"--images {images} and --masks {masks} name the same files; leave one out")
+    taken = {folder.label for folder in image_side + mask_side}
+    free = [folder for folder in folders if folder.label not in taken]
+    mask_side = mask_side or choose(free, "mask", source)
+    if not mask_side:
+        return _in_one_folder(source, image_side or folders)
+    image_side = image_side or choose(free, "image", source)
+    # train/ beside trainannot/ says nothing of images, but what else could it hold
+    image_side = image_side or [folder for folder in free if folder.role is None]
+    if not image_side:
+        raise DatasetError(
+            f"{source}: found masks ({labels(mask_side)}) but no folder of images; name it with "
+            "--images"
+        )
+    return _in_two_folders(source, image_side, mask_side, folders)
+
+
+# ---- pairing ------------------------------------------------------------------------------------
+
+
+def _in_two_folders(
+    source: Path, image_side: list[Folder], mask_side: list[Folder], folders: list[Folder]
+) -> FoundPairs:
+    """Pairs of image folders and mask folders, in every split and subfolder."""
+    if any(not f.before for f in image_side) and any(not f.before for f in mask_side):
+        # the source has both itself; what lies deeper is something else
+        image_side = [f for f in image_side if not f.before]
+        mask_side = [f for f in mask_side if not f.before]
+    image_splits, mask_splits = {f.split for f in image_side}, {f.split for f in mask_side}
+    left_out = []
+    keyed = mask_splits != {None} and image_splits != {None}
+    if keyed and not image_splits <= mask_splits:
+        bare = [f for f in image_side if f.split not in mask_splits]
+        count = sum(len(f.files) for f in bare)
+        left_out.append(f"left out: {count} images in {labels(bare)}, which have no masks at all")
+        image_side = [f for f in image_side if f.split in mask_splits]
+        folders = [f for f in folders if f not in bare]
+    used = {folder.label for folder in image_side + mask_side}
+    if unused := [folder for folder in folders if folder.label not in used]:
+        count = sum(len(f.files) for f in unused)
+        left_out.append(f"left out: {count} images in {labels(unused)}")
+    sentence = f"images in {labels(image_side)}, masks in {labels(mask_side)}"
+    images, masks = _files(image_side), _files(mask_side)
+    return _paired(source, images, masks, keyed=keyed, sentence=sentence, left_out=left_out)
+
+
+def _in_one_folder(source: Path, folders: list[Folder]) -> FoundPairs:
+    """Pairs of files in one folder, told apart by a suffix or by the extension."""
+    files = [_File(path, f.split, f.plain_parts) for f in folders for path in f.files]
+    by_name = {(f.split, f.where, f.stem.casefold()) for f in files}
+    marked = [f for f in files if _strip(f.stem, _MASK_AFFIX) is not None]
+    others = [f for f in files if _strip(f.stem, _MASK_AFFIX) is None]
+    bare = {(f.split, f.where, _without_image_affix(f).casefold()) for f in others}
+    if any((f.split, f.where, _without_mask_affix(f).casefold()) in bare for f in marked):
+        words = sorted({_affix_of(f) for f in marked})
+        sentence = f"images and masks in one folder, masks named by {', '.join(words)}"
+        return _paired(source, others, marked, keyed=True, sentence=sentence, left_out=[])
+    extensions = {f.path.suffix.lower() for f in files}
+    if len(by_name) < len(files) and len(extensions) > 1:
+        mask_extension = max(extensions, key=_LIKE_MASKS.index)
+        masks = [f for f in files if f.path.suffix.lower() == mask_extension]
+        images = [f for f in files if f.path.suffix.lower() != mask_extension]
+        kinds = " ".join(sorted(extensions - {mask_extension}))
+        sentence = f"images ({kinds}) and masks ({mask_extension}) in one folder"
+        return _paired(source, images, masks, keyed=True, sentence=sentence, left_out=[])
+    raise DatasetError(
+        f"{source}: found {len(files)} images in {labels(folders)} but no masks; put them into "
+        "images/ and masks/, or beside the images as x_mask.png, or name the folders with "
+        "--images and --masks"
+    )
+
+
+def _files(folders: list[Folder]) -> list[_File]:
+    """The files of one side; what all folders of the side have in common tells nothing apart."""
+    before = _num_common([f.before for f in folders])
+    after = _num_common([f.after for f in folders])
+    return [
+        _File(path, f.split, f.before[before:] + f.after[after:])
+        for f in folders
+        for path in f.files
+    ]
+
+
+def _num_common(paths: list[tuple[str, ...]]) -> int:
+    """How many parts at the beginning all of `paths` share."""
+    shortest = min(len(path) for path in paths)
+    return next((n for n in range(shortest) if len({p[n] for p in paths}) > 1), shortest)
+
+
+_SEPARATED = r"[ _.-]"
+_MASK_AFFIX = re.compile(
+    rf"(?P<stem>.+){_SEPARATED}(?P<end>{any_of(MASK_AFFIXES)})"
+    rf"|(?P<start>{any_of(MASK_AFFIXES)}){_SEPARATED}(?P<rest>.+)",
+    re.IGNORECASE,
+)
+_IMAGE_AFFIX = re.compile(
+    rf"(?P<stem>.+){_SEPARATED}(?P<end>{any_of((*IMAGE_AFFIXES, 'sat'))})"
+    rf"|(?P<start>{any_of(IMAGE_AFFIXES)}){_SEPARATED}(?P<rest>.+)",
+    re.IGNORECASE,
+)
+
+
+def _strip(stem: str, affix: re.Pattern[str]) -> str | None:
+    """`stem` without its affix (x of x_mask or mask_x), None where it has none."""
+    match = affix.fullmatch(stem)
+    return match and (match["stem"] or match["rest"])
+
+
+def _without_mask_affix(file: _File) -> str:
+    return _strip(file.stem, _MASK_AFFIX) or file.stem
+
+
+def _without_image_affix(file: _File) -> str:
+    return _strip(file.stem, _IMAGE_AFFIX) or file.stem
+
+
+def _affix_of(file: _File) -> str:
+    bare = _without_mask_affix(file)
+    return file.stem.replace(bare, "", 1)
+
+
+# How the names of an image and its mask may agree, the strictest first
+_AGREEMENTS: tuple[tuple[Callable[[_File], str], Callable[[_File], str]], ...] = (
+    (lambda image: image.stem, lambda mask: mask.stem),
+    (lambda image: image.stem, _without_mask_affix),
+    (_without_image_affix, _without_mask_affix),
+    (
+        lambda image: _without_image_affix(image).casefold(),
+        lambda mask: _without_mask_affix(mask).casefold(),
+    ),
+)
+
+
+def _paired(
+    source: Path,
+    images: list[_File],
+    masks: list[_File],
+    *,
+    keyed: bool,
+    sentence: str,
+    left_out: list[str],
+) -> FoundPairs:
+    """The pairs of `images` and `masks`; keyed: their splits must agree too.
+
+    Raises `DatasetError` for files of either side that have no partner, or more than one.
+    """
+    matched: list[tuple[_File, _File]] = []
+    for image_name, mask_name in _AGREEMENTS:
+        wanted = _by_key(images, image_name, keyed)
+        offered = _by_key(masks, mask_name, keyed)
+        common = [key for key in wanted if key in offered]
+        for key in common:
+            if len(wanted[key]) > 1 or len(offered[key]) > 1:
+                kind, several = ("masks", offered) if len(offered[key]) > 1 else ("images", wanted)
+                names = ", ".join(str(f.path) for f in several[key][:5])
+                raise DatasetError(
+                    f"{source}: {len(several[key])} {kind} of one name, {names}: which pairs with "
+                    f"which is open; keep one, or name the folders with --images and --masks"
+                )
+        matched += [(wanted[key][0], offered[key][0]) for key in common]
+        taken = {file.path for pair in matched for file in pair}
+        images = [f for f in images if f.path not in taken]
+        masks = [f for f in masks if f.path not in taken]
+    if images or masks:
+        raise DatasetError(_unpaired(source, images, masks, len(matched), sentence))
+    pairs = _pairs(matched, left_out)
+    counts = Counter(pair.split for pair in pairs)
+    named = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+    sentence = f"{len(pairs)} pairs: {sentence}" + (f"; splits by folder: {named}" if named else "")
+    return FoundPairs(pairs, sentence, tuple(left_out))
+
+
+def _by_key(
+    files: list[_File], name: Callable[[_File], str], keyed: bool
+) -> dict[tuple[object, ...], list[_File]]:
+    result: dict[tuple[object, ...], list[_File]] = {}
+    for file in files:
+        key = (file.split if keyed else None, file.where, name(file))
+        result.setdefault(key, []).append(file)
+    return result
+
+
+def _unpaired(
+    source: Path, images: list[_File], masks: list[_File], num_pairs: int, sentence: str
+) -> str:
+    parts = []
+    for kind, partner, files in (("images", "mask", images), ("masks", "image", masks)):
+        if files:
+            shown = ", ".join(os.path.relpath(f.path, source) for f in files[:5])
+            first = f"the first 5: {shown}" if len(files) > 5 else shown
+            total = num_pairs + len(files)
+            parts.append(f"{len(files)} of {total} {kind} have no {partner} ({first})")
+    return (
+        f"{source}: {' and '.join(parts)}; recognised: {sentence}; give both files of a pair the "
+        "same name, remove what has no partner, or name the folders with --images and --masks"
+    )
+
+
+def _pairs(matched: list[tuple[_File, _File]], left_out: list[str]) -> tuple[Pair, ...]:
+    """Pairs with unique ids, in natural order; those outside the splits are left out."""
+    rows = []
+    for image, mask in matched:
+        where = tuple(part for part in image.where if part)
+        rows.append(("/".join((*where, image.stem)), image.split or mask.split, image, mask))
+    if any(split for _, split, _, _ in rows) and not all(split for _, split, _, _ in rows):
+        loose = [name for name, split, _, _ in rows if split is None]
+        shown = ", ".join(loose[:3]) + (", ..." if len(loose) > 3 else "")
+        left_out.append(f"left out: {len(loose)} pairs that lie in no split ({shown})")
+        rows = [row for row in rows if row[1] is not None]
+    if len({name for name, _, _, _ in rows}) < len(rows):  # the same name in two splits
+        rows = [(f"{split}/{name}", split, i, m) for name, split, i, m in rows]
+    rows.sort(key=lambda row: natural_key(row[0]))
+    return tuple(Pair(name, image.path, mask.path, split) for name, split, image, mask in rows)

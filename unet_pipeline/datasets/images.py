@@ -1,0 +1,276 @@
+"""One loader for training, evaluation and prediction: image and mask files <-> arrays.
+
+Bytes are read here and handed to decoders; no decoder opens a file itself. Measured reasons: a
+named pipe hangs all of them, cv2.imread accepts truncated JPEGs, torchvision's crash on damaged
+PNGs, and Pillow's convert() clips 16 bits to 255.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from unet_pipeline.datasets.decoders import reader_for
+from unet_pipeline.datasets.raster import MAX_BYTES, MAX_PIXELS, Header, Raster
+from unet_pipeline.errors import DatasetError, UserError
+
+IMAGE_EXTENSIONS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".npy",
+)
+"""What a folder is searched for, in lower case; the content decides how a file is decoded."""
+
+ImageArray = npt.NDArray[np.uint8 | np.uint16 | np.float32]
+Encoding = Literal["grey", "palette", "rgb"]
+Color = tuple[int, int, int]
+
+
+class MaskPixels(NamedTuple):
+    """A mask as its file holds it.
+
+    values: (H, W) uint8 or uint16, or (H, W, 3) uint8 for a coloured mask.
+    palette: the colours (N, 3) where the values are palette indices, else None. Masks of 1, 2 or
+        4 bits have one too: the grey levels that a viewer shows for their values.
+    lossy: the file's compression blurs values (JPEG).
+    """
+
+    values: npt.NDArray[np.uint8 | np.uint16]
+    palette: npt.NDArray[np.uint8] | None = None
+    lossy: bool = False
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the values are to be understood, judged from this file alone."""
+        if self.values.ndim == 3:
+            return "rgb"
+        return "grey" if self.palette is None else "palette"
+
+
+def read_image(path: Path) -> ImageArray:
+    """The pixels of an image file, (H, W, C) uint8, uint16 or float32, upright.
+
+    C is 1 for grey, 3 for colour, N for a multi-channel TIFF or .npy array; alpha is dropped.
+    8 and 16 bits without sign are kept as they are; signed, wider and floating numbers become
+    float32. Raises `DatasetError`, one line that names the file, for anything that cannot be read.
+    """
+    return decode_image(read_bytes(path), source=str(path))
+
+
+def read_mask(path: Path, *, encoding: Encoding | None = None) -> npt.NDArray[np.uint8 | np.uint16]:
+    """The values of a mask file as it holds them: (H, W), or (H, W, 3) for a coloured mask.
+
+    Palette images give their indices, 1-, 2- and 4-bit grey its own small numbers, colours with
+    R = G = B a single channel, whole floats integers; alpha is dropped.
+    encoding: of the dataset (`Classes.encoding`); "rgb" gives the colours of a palette image.
+    Raises `DatasetError` for a file that cannot be read or holds no mask: fractions, negative
+    values, values over 65535, more than three channels.
+    """
+    mask = decode_mask(read_bytes(path), source=str(path))
+    if encoding == "rgb" and mask.palette is not None:
+        return mask.palette[mask.values]
+    return mask.values
+
+
+def probe(path: Path) -> Header:
+    """Width, height and channels that `read_image` would give, from the head of the file."""
+    with _open_regular(path) as file, _one_line(str(path)):
+        reader = reader_for(file.read(16), str(path))
+        file.seek(0)
+        return reader.header(file, str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; `DatasetError` for anything else, without ever blocking."""
+    with _open_regular(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def decode_image(data: bytes, *, source: str) -> ImageArray:
+    """`read_image` for the content of a file; source: what messages call it."""
+    raster = _decode(data, source)
+    if raster.palette is not None:
+        colors = raster.palette[raster.pixels[..., 0]]
+        grey = (colors == colors[..., :1]).all()
+        return np.ascontiguousarray(colors[..., :1]) if grey else colors
+    pixels: npt.NDArray[Any] = raster.pixels
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    elif pixels.dtype.kind not in "iuf":
+        raise DatasetError(f"{source}: holds numbers of type {pixels.dtype}, which are no image")
+    elif pixels.dtype not in (np.uint8, np.uint16):
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, refused below
+            pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            count = pixels.size - int(np.isfinite(pixels).sum())
+            raise DatasetError(f"{source}: {count} values are not finite (NaN or infinite)")
+    # In the machine's byte order, and writable, as torch wants its arrays
+    array: ImageArray = np.require(pixels, pixels.dtype.newbyteorder("="), ["C", "W"])
+    return array
+
+
+def decode_mask(data: bytes, *, source: str) -> MaskPixels:
+    """`read_mask` for the content of a file, with its palette; source: what messages call it."""
+    raster = _decode(data, source)
+    pixels, palette = raster.pixels, raster.palette
+    if raster.scale > 1:
+        pixels = pixels // raster.scale
+        palette = np.repeat(np.arange(256 // raster.scale + 1)[:, None], 3, axis=1).astype(np.uint8)
+        palette *= np.uint8(raster.scale)
+    if pixels.shape[2] > 1 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    if pixels.shape[2] == 1:
+        values = _whole_numbers(pixels[..., 0], source)
+        if palette is not None and (palette == np.arange(len(palette))[:, None]).all():
+            palette = None  # a grey ramp: the index is the grey level
+        return MaskPixels(values, palette, raster.lossy)
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        return MaskPixels(np.ascontiguousarray(pixels), None, raster.lossy)
+    raise DatasetError(
+        f"{source}: a mask of {pixels.shape[2]} channels ({pixels.dtype}): one channel of class "
+        "values or an 8-bit colour picture is needed"
+    )
+
+
+def to_channels(image: ImageArray, in_channels: int, source: str) -> ImageArray:
+    """`image` (H, W, C) with the `in_channels` that a model takes.
+
+    Grey is repeated to RGB; RGB becomes grey by its luma (0.299 R + 0.587 G + 0.114 B, ITU-R
+    BT.601); a fourth channel beside RGB and a second beside grey are dropped. Raises
+    `DatasetError`, naming `source`, for every other pair.
+    """
+    have = image.shape[2]
+    if have == in_channels:
+        return image
+    if have in (1, 2) and in_channels in (1, 3):
+        return np.repeat(image[..., :1], in_channels, axis=2)
+    if have in (3, 4) and in_channels == 3:
+        return np.ascontiguousarray(image[..., :3])
+    if have in (3, 4) and in_channels == 1:
+        rgb = np.ascontiguousarray(image[..., :3])
+        luma: npt.NDArray[Any] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        return luma[..., None]
+    raise DatasetError(
+        f"{source}: an image of {have} channels where {in_channels} are needed; "
+        "only grey, RGB and RGBA are converted into each other"
+    )
+
+
+def encode_png(
+    array: npt.NDArray[np.uint8 | np.uint16], palette: Sequence[Color] | None = None
+) -> bytes:
+    """A PNG file of (H, W) or (H, W, 3), 8 or 16 bits; the pixels come back exactly.
+
+    palette: colours for the values of an 8-bit (H, W) array, which viewers then show.
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype == np.uint16:
+        # Pillow has no 16-bit colour; OpenCV orders colours blue, green, red
+        picture = array[..., ::-1] if array.ndim == 3 else array
+        return bytes(cv2.imencode(".png", np.ascontiguousarray(picture))[1])
+    image = Image.fromarray(np.ascontiguousarray(array))
+    if palette is not None:
+        image.putpalette([level for color in palette for level in color])
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _open_regular(path: Path) -> Iterator[BinaryIO]:
+    """The regular file at `path`, opened so that a pipe or a device cannot hang us."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    try:
+        file = open(path, "rb", opener=opener)  # noqa: SIM115  closed below
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        missing = isinstance(error, OSError) and error.errno == errno.ENOENT
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(
+            f"{path}: {'no such file' if missing else f'cannot be opened: {reason}'}"
+        ) from error
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"{path}: is not a regular file (a folder, a pipe or a device)")
+        if status.st_size == 0:
+            raise DatasetError(f"{path}: is empty (0 bytes)")
+        if status.st_size > MAX_BYTES:
+            raise DatasetError(
+                f"{path}: {status.st_size} bytes are more than the {MAX_BYTES} that are read"
+            )
+        yield file
+
+
+@contextlib.contextmanager
+def _one_line(source: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one `DatasetError` that names the file."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # decoders that are fed with hostile bytes raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DatasetError(f"{source}: cannot be decoded: {reason}") from error
+
+
+def _decode(data: bytes, source: str) -> Raster:
+    with _one_line(source):
+        reader = reader_for(data[:16], source)
+        header = reader.header(io.BytesIO(data), source)
+        if header.width * header.height > MAX_PIXELS:
+            raise DatasetError(
+                f"{source}: claims {header.width}x{header.height} pixels, more than the "
+                f"{MAX_PIXELS} that are read; cut it into tiles"
+            )
+        return reader.decode(data, source)
+
+
+def _whole_numbers(values: npt.NDArray[Any], source: str) -> npt.NDArray[np.uint8 | np.uint16]:
+    """`values` (H, W) of any type as uint8 or, where they are larger, uint16."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype.kind not in "iuf":
+        raise DatasetError(f"{source}: a mask cannot hold numbers of type {values.dtype}")
+    if values.dtype.kind == "f":
+        parts = values[~(np.isfinite(values) & (np.rint(values) == values))]
+        if parts.size:
+            raise DatasetError(
+                f"{source}: a mask must hold whole numbers, but {parts.size} pixels do not "
+                f"({parts.flat[0]:g}, for one): is it a soft mask? Save class values instead"
+            )
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise DatasetError(
+            f"{source}: holds the mask value {low if low < 0 else high:g}; values from 0 to 65535 "
+            "are possible, so save another number there (255 for void, as a rule)"
+        )
+    return values.astype(np.uint8 if high <= 255 else np.uint16)

@@ -1,0 +1,266 @@
+"""From a list of samples to batches for training and to whole arrays for evaluation.
+
+Nothing here depends on the number of workers: the order of samples is a function of (seed, epoch)
+and the augmentation of a sample one of (seed, epoch, sample_id), so an epoch can be entered at any
+batch and goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unet_pipeline.classes import Classes
+from unet_pipeline.datasets.cache import (
+    Decoded,
+    DecodedCache,
+    fill_cache,
+    iterate_samples,
+    read_sample,
+)
+from unet_pipeline.datasets.manifest import Sample
+from unet_pipeline.datasets.transforms import Transform
+from unet_pipeline.errors import DatasetError, ResourceError, UserError
+
+__all__ = [
+    "Batch",
+    "Decoded",
+    "DecodedCache",
+    "KeyedBatchSampler",
+    "SegmentationDataset",
+    "TrainLoader",
+    "fill_cache",
+    "iterate_samples",
+    "read_sample",
+    "train_loader",
+]
+
+EpochKey = tuple[int, int]
+"""(epoch, index into the samples): what a sampler hands to the dataset."""
+
+
+class Batch(NamedTuple):
+    """N samples as they cross to the device: small, in the dtype of the files."""
+
+    images: torch.Tensor
+    """(N, C, H, W), uint8, uint16 or float32."""
+    masks: torch.Tensor
+    """(N, H, W), uint8; `.long()` on the device makes them the target of a loss."""
+    indices: torch.Tensor
+    """(N,) int64: which samples they are."""
+
+
+class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Augmented training samples, asked for by (epoch, index).
+
+    An item is (image (C, H, W) in the file's dtype, mask (H, W) uint8, index), of the size that
+    `transform` gives, and a function of (seed, epoch, sample_id) and the files alone.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: Classes,
+        in_channels: int,
+        transform: Transform,
+        seed: int,
+        cache: DecodedCache | None = None,
+    ) -> None:
+        self.samples = list(samples)
+        self.classes = classes
+        self.in_channels = in_channels
+        self.transform = transform
+        self.seed = seed
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: EpochKey) -> tuple[torch.Tensor, torch.Tensor, int]:
+        epoch, index = key
+        sample = self.samples[index]
+        image, mask = read_sample(
+            sample, classes=self.classes, in_channels=self.in_channels, cache=self.cache
+        )
+        image, mask = self.transform(image, mask, key=(self.seed, epoch, sample.sample_id))
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return torch.from_numpy(pixels), torch.from_numpy(mask), index
+
+    def __getitems__(
+        self, keys: list[EpochKey]
+    ) -> list[tuple[torch.Tensor, torch.Tensor, int]] | UserError:
+        """What a DataLoader fetches: the items, or the error that one of them met.
+
+        Handed over as a value because an exception raised in a worker process reaches the user
+        as a traceback of that process in place of its one line.
+        """
+        try:
+            items = [self[key] for key in keys]
+            first, *rest = items
+            for image, _, index in rest:
+                if image.dtype != first[0].dtype:  # torch.stack would promote both in silence
+                    raise DatasetError(
+                        f"{self.samples[index].image}: holds {image.numpy().dtype} and "
+                        f"{self.samples[first[2]].image} {first[0].numpy().dtype}: "
+                        "convert them to one type"
+                    )
+        except UserError as error:
+            return error
+        return items
+
+
+class KeyedBatchSampler:
+    """Batches of (epoch, index), each sample once an epoch, in an order made of (seed, epoch).
+
+    The last batch may be smaller. It is left out only where it would be a single sample beside
+    others: batch normalisation has no variance to measure in one.
+    Set `epoch` and `start_batch` before iterating.
+    """
+
+    def __init__(self, num_samples: int, *, batch_size: int, seed: int) -> None:
+        if num_samples < 1:
+            raise UserError("no samples to train on: the split 'train' is empty")
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: use at least 1")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.start_batch = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever it is entered."""
+        full, rest = divmod(self.num_samples, self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def __iter__(self) -> Iterator[list[EpochKey]]:
+        epoch, start_batch = self.epoch, self.start_batch
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+        for batch in range(start_batch, len(self)):
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, int(index)) for index in chosen]
+
+
+class TrainLoader:
+    """Training batches of any epoch from any batch on: `for batch in loader.epoch(3)`."""
+
+    def __init__(
+        self, loader: DataLoader[Batch], sampler: KeyedBatchSampler, samples: Sequence[Sample]
+    ) -> None:
+        self._loader = loader
+        self._sampler = sampler
+        self.samples = samples
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self._sampler)
+
+    def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` from `start_batch` on: the same whenever they are asked for.
+
+        Raises `DatasetError` for a sample that cannot be read, and `ResourceError` for a worker
+        process that died or hangs. One epoch at a time.
+        """
+        assert 0 <= start_batch <= len(self), start_batch
+        self._sampler.epoch, self._sampler.start_batch = epoch, start_batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except (RuntimeError, UserError) as error:
+            # Now, not when the traceback, which holds this frame, is collected: in a ring of
+            # objects the queues may go before the workers that wait on them, which costs 5 s
+            self.close()
+            reason = _lost_worker(error)
+            if reason is None:
+                raise
+            raise ResourceError(reason) from error
+
+    def close(self) -> None:
+        """End the worker processes; the next epoch would start new ones."""
+        self._loader._iterator = None
+
+
+def train_loader(
+    samples: Sequence[Sample],
+    *,
+    classes: Classes,
+    in_channels: int,
+    transform: Transform,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    cache: DecodedCache | None = None,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+    timeout_seconds: float = 300.0,
+) -> TrainLoader:
+    """Batches of augmented samples, the same for any number of workers.
+
+    num_workers: processes that decode and augment; 0 does it in this one. They live from the first
+    epoch to the end of the loader.
+    pin_memory: whether batches lie where a GPU can fetch them by itself.
+    start_method: `fork`, `spawn` or `forkserver`; None is the platform's own.
+    timeout_seconds: how long to wait for a batch before a worker counts as hanging.
+    Raises `UserError` for an empty list and a batch size below 1.
+    """
+    sampler = KeyedBatchSampler(len(samples), batch_size=batch_size, seed=seed)
+    dataset = SegmentationDataset(
+        samples,
+        classes=classes,
+        in_channels=in_channels,
+        transform=transform,
+        seed=seed,
+        cache=cache,
+    )
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # the collated type is what it yields
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        timeout=timeout_seconds if num_workers else 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start_method if num_workers else None,
+        # Its own generator: a seed for workers is drawn every epoch, from the global one otherwise,
+        # and a run that resumes within an epoch would draw once more than one that never stopped
+        generator=torch.Generator(),
+        persistent_workers=num_workers > 0,
+    )
+    return TrainLoader(loader, sampler, dataset.samples)
+
+
+def _collate(
+    items: list[tuple[torch.Tensor, torch.Tensor, int]] | UserError,
+) -> Batch | UserError:
+    if isinstance(items, UserError):
+        return items
+    images, masks, indices = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.stack(masks), torch.tensor(indices))
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+
+
+def _lost_worker(error: Exception) -> str | None:
+    """What to tell of a worker that died or hangs; None for any other error."""
+    message = str(error) if isinstance(error, RuntimeError) else ""
+    if "exited unexpectedly" in message or "is killed by signal" in message:
+        return (
+            "a data worker process was ended from outside, as a rule for want of memory: "
+            "use fewer --workers (0 works everywhere) or a smaller cache"
+        )
+    if "timed out" in message:
+        return (
+            "the data workers delivered nothing for too long: is the disk or network folder alive? "
+            "--workers 0 shows which file hangs"
+        )
+    return None

@@ -1,0 +1,181 @@
+"""TIFF files -> arrays, for `images.py`: the one format with any number of channels and depths."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import TiffImagePlugin
+
+from unet_pipeline.datasets.raster import (
+    MAX_BYTES,
+    Header,
+    Raster,
+    channel_axis,
+    raster_of_pillow,
+    upright,
+)
+from unet_pipeline.errors import DatasetError
+
+# What tifffile has to say about odd files reaches the user as our one line, not as log lines of
+# its own on stderr.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+_CONVERTED = (  # to RGB, by Pillow
+    tifffile.PHOTOMETRIC.SEPARATED,
+    tifffile.PHOTOMETRIC.YCBCR,
+    tifffile.PHOTOMETRIC.CIELAB,
+)
+_LOSSY = (
+    tifffile.COMPRESSION.OJPEG,
+    tifffile.COMPRESSION.JPEG,
+    tifffile.COMPRESSION.JPEG_LOSSY,
+    tifffile.COMPRESSION.ALT_JPEG,
+)
+
+
+def tiff_header(file: BinaryIO, source: str) -> Header:
+    """Width, height and channels of a TIFF file, from its tags alone."""
+    with tifffile.TiffFile(file, _multifile=False) as tif:
+        page, series, axis = _single_picture(tif, source)
+        height, width = page.imagelength, page.imagewidth
+        channels = page.samplesperpixel
+        if series is not None:
+            sizes = [n for place, n in enumerate(series.shape) if place != axis]
+            height, width, channels = sizes[0], sizes[1], series.shape[axis]
+        elif page.photometric in (tifffile.PHOTOMETRIC.PALETTE, *_CONVERTED):
+            channels = 3
+        elif _has_alpha(page):
+            channels -= 1
+        if _orientation(page) in (5, 6, 7, 8):
+            height, width = width, height
+        return Header(width, height, channels)
+
+
+def decode_tiff(data: bytes, source: str) -> Raster:
+    """The single picture of a TIFF file.
+
+    Raises `DatasetError` for a file of several pictures (pages, z or time), and whatever the
+    decoder raises for a damaged one; the caller turns that into one line that names the file.
+    """
+    with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tif:
+        page, series, axis = _single_picture(tif, source)
+        lossy = page.compression in _LOSSY
+        if series is None and (page.photometric in _CONVERTED or not _tifffile_decodes(page)):
+            return _decode_elsewhere(data, page, source)._replace(lossy=lossy)
+        _check_segments(page, len(data), source)
+        num_bytes = page.nbytes if series is None else series.nbytes
+        if num_bytes > MAX_BYTES:
+            raise DatasetError(
+                f"{source}: claims {num_bytes} bytes of pixels, more than the {MAX_BYTES} read"
+            )
+        if series is not None:
+            pixels = np.moveaxis(series.asarray(), axis, 2)
+            return Raster(upright(pixels, _orientation(page)), lossy=lossy)
+        pixels = page.asarray().reshape(_page_shape(page))
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+        pixels = np.moveaxis(pixels, 0, 2)
+    palette = None
+    scale = 1
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        colors = np.moveaxis(np.asarray(page.colormap), 0, 1)  # 16 bits, by some writers 8
+        palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
+    elif page.bitspersample in (1, 2, 4):
+        scale = 255 // (2**page.bitspersample - 1)
+        pixels = pixels.astype(np.uint8) * np.uint8(scale)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    if _has_alpha(page):
+        pixels = pixels[..., :-1]
+    return Raster(upright(pixels, _orientation(page)), palette, scale, lossy)
+
+
+def _single_picture(
+    tif: tifffile.TiffFile, source: str
+) -> tuple[tifffile.TiffPage, tifffile.TiffPageSeries | None, int]:
+    """The page that holds the picture, or the series and the axis along which pages are channels.
+
+    Reduced copies (overviews) and transparency masks are not counted as pictures.
+    """
+    every = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
+    pages = [page for page in every if not (page.is_reduced or page.is_mask)]
+    page = every[0]
+    if not pages or pages[0] is not page or page.imagedepth > 1:
+        raise DatasetError(
+            f"{source}: holds no plain picture as its first page; save the picture alone"
+        )
+    series = tif.series[0]
+    if len(pages) == 1 and series.size == page.size:
+        return page, None, 2
+    if len(tif.series) == 1 and len(series.shape) == 3:
+        if set(series.axes) in ({"C", "Y", "X"}, {"S", "Y", "X"}):
+            return page, series, max(series.axes.find("C"), series.axes.find("S"))
+        if series.kind == "shaped" and "Z" not in series.axes and "T" not in series.axes:
+            return page, series, channel_axis(series.shape)
+    depth = max(len(pages), series.size // max(page.size, 1))  # ImageJ: a stack behind one page
+    raise DatasetError(
+        f"{source}: holds {depth} pages (a stack); one picture a file is read: split it up"
+    )
+
+
+def _page_shape(page: tifffile.TiffPage) -> tuple[int, int, int]:
+    size = (page.imagelength, page.imagewidth)
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+        return (page.samplesperpixel, *size)
+    return (*size, page.samplesperpixel)
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    value = page.tags.valueof(274, 1)
+    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _has_alpha(page: tifffile.TiffPage) -> bool:
+    """Whether the last sample is an alpha channel; an unspecified one is data, such as infrared."""
+    return bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
+
+
+def _check_segments(page: tifffile.TiffPage, size: int, source: str) -> None:
+    """Refuse a file whose strips or tiles lie beyond its end: some readers would fill with zeros.
+
+    An offset and a length of zero mean a tile that was left out on purpose, all zero.
+    """
+    pairs = zip(page.dataoffsets, page.databytecounts, strict=False)
+    if any(count and offset + count > size for offset, count in pairs):
+        raise DatasetError(f"{source}: is cut off (its pixels lie beyond the end of the file)")
+
+
+def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile has the codec; without the package imagecodecs it lacks LZW, JPEG, ..."""
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+        tifffile.TIFF.UNPREDICTORS[page.predictor]
+    except (KeyError, NotImplementedError, ImportError):
+        return False
+    return True
+
+
+def _decode_elsewhere(data: bytes, page: tifffile.TiffPage, source: str) -> Raster:
+    """The picture by Pillow, or by OpenCV where Pillow would cut 16 bits down to 8."""
+    samples, bits = page.samplesperpixel, page.bitspersample
+    if bits == 16 and samples in (3, 4) and _orientation(page) == 1:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (samples,):
+            raise DatasetError(f"{source}: is damaged (its pixels cannot be decoded)")
+        # OpenCV orders colours blue, green, red
+        order = [2, 1, 0] if samples == 3 or _has_alpha(page) else [2, 1, 0, 3]
+        return Raster(np.ascontiguousarray(pixels[..., order]))
+    if samples > 4 or (samples > 1 and bits > 8):
+        raise DatasetError(
+            f"{source}: is a TIFF of {samples} channels, {bits} bits, compressed by "
+            f"{tifffile.COMPRESSION(page.compression).name}: install the package imagecodecs to "
+            "read it, or save it with deflate or without compression"
+        )
+    raster = raster_of_pillow(TiffImagePlugin.TiffImageFile(io.BytesIO(data)))
+    grey = raster.palette is None and samples == 1
+    return raster._replace(scale=255 // (2**bits - 1)) if grey and bits in (2, 4) else raster

@@ -1,0 +1,27 @@
+"""Predictions -> numbers and pictures that people can trust."""
+
+from unet_pipeline.evaluation.metrics import (
+    ClassScores,
+    Scores,
+    class_scores,
+    confusion_matrix,
+    image_means,
+    summarize,
+)
+from unet_pipeline.evaluation.pictures import overlay, panel
+from unet_pipeline.evaluation.report import scores_json, write_report
+from unet_pipeline.evaluation.tables import score_table
+
+__all__ = [
+    "ClassScores",
+    "Scores",
+    "class_scores",
+    "confusion_matrix",
+    "image_means",
+    "overlay",
+    "panel",
+    "score_table",
+    "scores_json",
+    "summarize",
+    "write_report",
+]

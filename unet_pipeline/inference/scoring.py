@@ -1,0 +1,185 @@
+"""A model over labelled images -> confusion counts of each: the one way in which masks are scored.
+
+Validation during training and `evaluate` both call this, so their figures agree to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unet_pipeline.classes import IGNORE_INDEX
+from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.evaluation import confusion_matrix
+from unet_pipeline.inference.sliding_window import (
+    as_pixels,
+    check_window,
+    evaluation_mode,
+    fits_whole,
+    forward,
+    iterate_bands,
+)
+from unet_pipeline.runtime import memory_errors
+
+if TYPE_CHECKING:
+    from unet_pipeline.models.segmenter import Segmenter
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Image = npt.NDArray[Any]
+Mask = npt.NDArray[np.uint8]
+
+# Images that wait for others of their size, in batches: datasets of mixed sizes still fill their
+# batches, and memory stays bounded.
+_WAITING_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What `score` counted, one entry an image, in the order in which the images came.
+
+    matrices: int64 (n, K, K), true classes by predicted ones.
+    loss: the mean of the losses of the images with counted pixels; None where none was asked for
+        or there is no such image.
+    """
+
+    sample_ids: tuple[str, ...]
+    matrices: npt.NDArray[np.int64]
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    place: int
+    sample_id: str
+    image: Image
+    mask: Mask
+
+
+@dataclass
+class _Tally:
+    sample_ids: list[str] = field(default_factory=list)
+    matrices: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+
+
+def score(
+    segmenter: Segmenter,
+    samples: Iterable[tuple[str, Image, Mask]],
+    *,
+    window: int,
+    overlap: float,
+    autocast_dtype: torch.dtype | None = None,
+    loss: Loss | None = None,
+    batch_size: int = 4,
+    on_progress: Callable[[int], None] | None = None,
+) -> ImageScores:
+    """The confusion counts of every sample, and the mean loss if `loss` is given.
+
+    samples: (sample_id, image (H, W, C), class indices (H, W) with 255 for ignored pixels).
+    loss: loss(logits (1, K, H, W), target (1, H, W) int64) -> scalar, taken image by image, so that
+        it does not depend on the batches.
+    batch_size: at most so many images of one size, or windows of a large image, cross the network
+        together. Counts do not depend on it but for rounding: leave it alone where figures shall
+        agree to the last bit.
+    on_progress: told how many images are done.
+
+    Runs in evaluation mode without gradients and leaves the segmenter's modes as they were. Raises
+    `DatasetError` for a mask of another size than its image, `DivergedError` where the output is
+    not finite.
+    """
+    check_window(window, overlap)
+    num_classes = segmenter.card.classes.num_classes
+    compute = forward(segmenter, autocast_dtype)
+    tally = _Tally()
+    with evaluation_mode(segmenter):
+        for entries in _groups(samples, tally, window=window, batch_size=batch_size):
+            height, width = entries[0].mask.shape
+            advice = f"{len(entries)} images of {width}x{height} pixels; use a smaller --window"
+            with memory_errors(advice):
+                bands = iterate_bands(
+                    compute,
+                    as_pixels([entry.image for entry in entries]),
+                    window=window,
+                    overlap=overlap,
+                    batch_size=batch_size,
+                )
+                _count(entries, bands, num_classes, loss, tally)
+            if on_progress is not None:
+                on_progress(len(tally.matrices))
+    return _result(tally, num_classes)
+
+
+def _groups(
+    samples: Iterable[tuple[str, Image, Mask]], tally: _Tally, *, window: int, batch_size: int
+) -> Iterator[list[_Entry]]:
+    """Images that cross the network together: of one size and type, soon after each other."""
+    waiting: dict[tuple[Any, ...], list[_Entry]] = {}
+    for place, (sample_id, image, mask) in enumerate(samples):
+        if image.shape[:2] != mask.shape:
+            raise DatasetError(
+                f"{sample_id}: the image is {image.shape[1]}x{image.shape[0]} pixels, its mask "
+                f"has the shape {mask.shape}: they must have one size"
+            )
+        tally.sample_ids.append(sample_id)
+        key = (image.shape, image.dtype)
+        waiting.setdefault(key, []).append(_Entry(place, sample_id, image, mask))
+        if len(waiting[key]) >= _group_size(image.shape, window, batch_size):
+            yield waiting.pop(key)
+        elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch_size:
+            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
+    yield from waiting.values()
+
+
+def _group_size(shape: tuple[int, ...], window: int, batch_size: int) -> int:
+    """How many images of this shape go together: no more pixels than `batch_size` windows have."""
+    height, width = shape[:2]
+    if not fits_whole(height, width, window=window):
+        return 1
+    return max(1, min(batch_size, batch_size * window * window // (height * width)))
+
+
+def _count(
+    entries: list[_Entry],
+    bands: Iterable[tuple[int, Tensor]],
+    num_classes: int,
+    loss: Loss | None,
+    tally: _Tally,
+) -> None:
+    """Add the counts of `entries`, and their losses, from the logits that `bands` gives."""
+    matrices = np.zeros((len(entries), num_classes, num_classes), dtype=np.int64)
+    kept = []
+    for top, logits in bands:
+        chosen = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        for n, entry in enumerate(entries):
+            truth = entry.mask[top : top + chosen.shape[1]]
+            try:
+                matrices[n] += confusion_matrix(truth, chosen[n], num_classes=num_classes)
+            except UserError as error:
+                raise DatasetError(f"{entry.sample_id}: {error}") from error
+        if loss is not None:  # it needs the logits of the whole image
+            kept.append(logits.clone())
+    for n, entry in enumerate(entries):
+        tally.matrices[entry.place] = matrices[n]
+        if loss is not None and (entry.mask != IGNORE_INDEX).any():
+            logits = torch.cat([band[n : n + 1] for band in kept], dim=2)
+            target = torch.from_numpy(entry.mask.astype(np.int64))[None].to(logits.device)
+            tally.losses[entry.place] = float(loss(logits, target))
+
+
+def _result(tally: _Tally, num_classes: int) -> ImageScores:
+    count = len(tally.sample_ids)
+    matrices = [tally.matrices[place] for place in range(count)]
+    # fsum is exact, so the mean does not depend on the order in which batches were finished
+    losses = math.fsum(tally.losses.values())
+    return ImageScores(
+        sample_ids=tuple(tally.sample_ids),
+        matrices=np.array(matrices, dtype=np.int64).reshape(count, num_classes, num_classes),
+        loss=losses / len(tally.losses) if tally.losses else None,
+    )

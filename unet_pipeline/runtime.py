@@ -1,0 +1,160 @@
+"""The machine: device, precision, seeds, memory, and signals that ask to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from unet_pipeline.errors import ResourceError, UserError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class StopRequest:
+    """Whether SIGINT or SIGTERM has asked the run to end, and with which exit code.
+
+    The first signal is remembered, so that the work ends between two steps and is saved; a second
+    one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.signal or 0)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; leave at once on the second."""
+        if self:
+            os._exit(128 + number)
+        self.signal = number
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """A `StopRequest` that listens to SIGINT and SIGTERM; the former handlers come back after."""
+    request = StopRequest()
+    try:
+        former = {
+            number: signal.signal(number, request.handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # signals reach the main thread only; elsewhere the caller keeps them
+        yield request
+        return
+    try:
+        yield request
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises `UserError` for a device that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from error
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    count = available.get(device.type)
+    if count is None:
+        raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or mps")
+    if (device.index or 0) >= count:
+        raise UserError(
+            f"device {name!r} is not there: this machine has {count} of type {device.type}; "
+            "use --device auto or cpu"
+        )
+    return device
+
+
+def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
+    """The type that autocast computes in, or None for float32 throughout.
+
+    `auto` takes bfloat16 where the hardware has it natively, and float16 on other CUDA devices.
+    Emulated bfloat16 is slower than float32, so a CPU without AVX512-BF16 or AMX gets None.
+    """
+    if amp == "off":
+        return None
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
+        return torch.bfloat16 if native or amp == "on" else None
+    return torch.bfloat16 if amp == "on" else None
+
+
+@contextlib.contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Turn what torch and Python say when memory is short into a `ResourceError` with `advice`."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(f"out of memory: {advice}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # the CPU allocator has no class of its own
+            raise
+        raise ResourceError(f"out of memory: {advice}") from error
+
+
+def place(module: Module, device: torch.device) -> Module:
+    """`module` on `device`, in the memory layout that its convolutions are fastest in.
+
+    Channels last: a U-Net's training step in bf16 took 0.78 s so, and 1.33 s with channels first
+    (2 cores, width 32, 8 images of 192x256); results are the same up to rounding.
+    """
+    return module.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators, which weights and dropout draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Tags that say what computed: host, device name, threads, Python, torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "host": platform.node(),
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

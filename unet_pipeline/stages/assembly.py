@@ -1,0 +1,204 @@
+"""From settings to the parts of a run: the data opened, what was left open decided, parts built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unet_pipeline.catalogue import complete, lookup
+from unet_pipeline.config import DataSettings, TrainConfig
+from unet_pipeline.console import progress_bar
+from unet_pipeline.datasets import loaders
+from unet_pipeline.datasets.index import open_dataset
+from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.transforms import TRANSFORMS, build_transform
+from unet_pipeline.errors import UserError
+from unet_pipeline.models import (
+    ModelCard,
+    Segmenter,
+    build_network,
+    complete_options,
+    load_weights,
+)
+from unet_pipeline.runtime import (
+    choose_device,
+    choose_precision,
+    free_memory,
+    place,
+    seed_everything,
+)
+from unet_pipeline.training.losses import parse_loss
+from unet_pipeline.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    build_optimizer,
+    build_schedule,
+)
+from unet_pipeline.training.plan import Plan, make_plan
+
+
+@dataclass
+class Parts:
+    """Everything a training is made of."""
+
+    segmenter: Segmenter
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[float], float]
+    scaler: torch.amp.GradScaler
+    loader: loaders.TrainLoader
+    cache: loaders.DecodedCache
+    autocast_dtype: torch.dtype | None
+
+
+def open_data(settings: DataSettings, *, splits: tuple[str, ...]) -> Manifest:
+    """The dataset at `settings.path`, prepared or plain, which must hold samples of `splits`."""
+    if not settings.path:
+        raise UserError("no data: give --data, a prepared dataset or a folder of images and masks")
+    with progress_bar("reading", total=1, unit="files") as bar:
+        manifest = open_dataset(
+            Path(settings.path),
+            given=settings.model_fields_set - {"path"},
+            on_progress=lambda done, total: bar.move_to(done / total, count=done),
+            **settings.index_options,
+        )
+    for split in splits:
+        if not manifest.split(split):
+            counts = ", ".join(f"{n} {name}" for name, n in manifest.facts.num_samples.items())
+            raise UserError(f"{settings.path} has no {split} samples (it has {counts})")
+    return manifest
+
+
+def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, Plan]:
+    """`config` with every setting decided, so that it reproduces the run; and the reasons.
+
+    Raises `UserError` for names and options that no catalogue knows.
+    """
+    training, facts = config.training, manifest.facts
+    sizes = {
+        split: [(sample.height, sample.width) for sample in manifest.split(split)]
+        for split in ("train", "val")
+    }
+    pixels = sum(height * width for side in sizes.values() for height, width in side)
+    pixel_bytes = 1 + facts.in_channels * getattr(torch, facts.dtype).itemsize
+    plan = make_plan(
+        train_sizes=sizes["train"],
+        val_sizes=sizes["val"],
+        device_type=choose_device(config.runtime.device).type,
+        num_cores=os.cpu_count() or 1,
+        cached=pixels * pixel_bytes < training.cache_fraction * free_memory(),
+        model=config.model.name,
+        model_options=config.model.options,
+        image_size=training.image_size,
+        batch_size=training.batch_size,
+        val_every=training.val_every,
+        workers=config.runtime.workers,
+        window=config.inference.window,
+    )
+    tree = config.model_dump()
+    data = config.data.model_dump(exclude_unset=True)
+    tree["data"] = data | {"path": str(Path(data["path"]).resolve())}
+    tree["model"] |= complete_options(config.model.name, plan.model_options)
+    for section, catalogue, given in (
+        ("optimizer", OPTIMIZERS, ()),
+        ("schedule", SCHEDULES, ()),
+        ("transforms", TRANSFORMS, ("image_size", "value_range")),
+    ):
+        settings = getattr(config, section)
+        factory: Callable[..., Any] = lookup(catalogue, settings.name, kind=section)
+        label = f"{section} {settings.name}"
+        tree[section] |= complete(factory, settings.options, label=label, given=given)
+    tree["training"]["image_size"] = plan.image_size
+    tree["training"]["batch_size"] = plan.batch_size
+    tree["training"]["val_every"] = plan.val_every
+    tree["runtime"]["workers"] = plan.workers
+    tree["inference"]["window"] = plan.window
+    return TrainConfig.model_validate(tree), plan
+
+
+def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
+    """The decided settings as lines of text, each with its reason."""
+    counts = ", ".join(f"{n} {split}" for split, n in manifest.facts.num_samples.items())
+    classes = manifest.facts.classes
+    device = choose_device(config.runtime.device)
+    precision = choose_precision(config.runtime.amp, device) or torch.float32
+    rows: list[tuple[str, Any, str]] = [
+        ("data", manifest.facts.name, counts),
+        ("classes", classes.num_classes, ", ".join(classes.names)),
+        ("model", config.model.name, f"loss {config.training.loss}, lr {config.optimizer.lr:g}"),
+        ("device", device, f"computes in {str(precision).removeprefix('torch.')}"),
+    ]
+    rows += [(name, plan.values[name], reason) for name, reason in plan.reasons.items()]
+    return "\n".join(f"{name:14} {value!s:16} {reason:.90}" for name, value, reason in rows)
+
+
+def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
+    """The parts that a completed `config` asks for; the network's weights follow from its seed."""
+    facts = manifest.facts
+    device = choose_device(config.runtime.device)
+    autocast_dtype = choose_precision(config.runtime.amp, device)
+    seed_everything(config.runtime.seed)
+    network = build_network(
+        config.model.name,
+        config.model.options,
+        in_channels=facts.in_channels,
+        num_classes=facts.classes.num_classes,
+    )
+    if config.model.weights:
+        load_weights(network, Path(config.model.weights))
+    card = ModelCard(
+        network=config.model.name,
+        options=config.model.options,
+        window=decided(config.inference.window),
+        classes=facts.classes,
+        in_channels=facts.in_channels,
+        dtype=facts.dtype,
+        value_range=facts.value_range,
+        mean=facts.mean,
+        std=facts.std,
+    )
+    transform = build_transform(
+        config.transforms.name,
+        config.transforms.options,
+        image_size=decided(config.training.image_size),
+        value_range=facts.value_range,
+    )
+    cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
+    loader = loaders.train_loader(
+        manifest.split("train"),
+        classes=facts.classes,
+        in_channels=facts.in_channels,
+        transform=transform,
+        batch_size=decided(config.training.batch_size),
+        seed=config.runtime.seed,
+        num_workers=decided(config.runtime.workers),
+        cache=cache,
+        pin_memory=device.type == "cuda",
+    )
+    segmenter = place(Segmenter(network, card), device)
+    return Parts(
+        segmenter=segmenter,
+        loss=parse_loss(config.training.loss),
+        optimizer=build_optimizer(
+            config.optimizer.name,
+            config.optimizer.options,
+            parameters=segmenter.parameters(),
+            lr=config.optimizer.lr,
+        ),
+        schedule=build_schedule(config.schedule.name, config.schedule.options),
+        scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype == torch.float16),
+        loader=loader,
+        cache=cache,
+        autocast_dtype=autocast_dtype,
+    )
+
+
+def decided(value: Any) -> Any:
+    """A setting that `complete_config` has decided."""
+    assert value is not None
+    return value

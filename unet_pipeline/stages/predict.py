@@ -1,0 +1,145 @@
+"""predict: a model and images -> masks in the values of the training masks, at original size."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from unet_pipeline import tracking
+from unet_pipeline.config import PredictConfig, dump_config
+from unet_pipeline.console import progress_bar
+from unet_pipeline.errors import RejectedInputsError, UserError
+from unet_pipeline.files import make_writable_folder
+from unet_pipeline.inference import FolderSummary, collect_inputs, plan_outputs, predict_folder
+from unet_pipeline.inference.folder import FAILURES_NAME
+from unet_pipeline.models import load_model
+from unet_pipeline.runtime import choose_device, choose_precision, place
+from unet_pipeline.training.run_folder import slug
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictedFiles:
+    """What `predict_files` has made: the folder of masks, and what became of each input."""
+
+    folder: Path
+    result: FolderSummary
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able."""
+        result = self.result
+        names = result.classes.names
+        return {
+            "folder": str(self.folder),
+            "written": result.written,
+            "skipped": result.skipped,
+            "failures": {str(failure.path): failure.reason for failure in result.failures},
+            "without_foreground": result.num_without_foreground,
+            "class_pixels": dict(zip(names, result.class_pixels, strict=True)),
+            "seconds": round(result.seconds, 3),
+            "megapixels": round(result.megapixels, 3),
+        }
+
+    def raise_for_rejected(self) -> None:
+        """Raise `RejectedInputsError` where inputs have no mask; the first says why."""
+        failures = self.result.failures
+        if failures:
+            raise RejectedInputsError(
+                f"{len(failures)} of {len(failures) + self.result.written + self.result.skipped} "
+                f"inputs have no mask, listed in {self.folder / FAILURES_NAME}; "
+                f"the first: {failures[0].reason}"
+            )
+
+
+def predict_files(config: PredictConfig) -> PredictedFiles:
+    """Write a mask, and what else `config.save` asks for, for each image of `config.inputs`.
+
+    Whatever can be wrong with the settings is found before the model is loaded; an image that
+    cannot be read is listed and the rest goes on (see `PredictedFiles.raise_for_rejected`).
+    """
+    for name in ("inputs", "model", "output"):
+        if not getattr(config, name):
+            option = "images or folders to predict" if name == "inputs" else f"--{name}"
+            raise UserError(f"no {name}: give {option}")
+    output = Path(str(config.output))
+    device = choose_device(config.runtime.device)
+    jobs = plan_outputs(collect_inputs(config.inputs, output=output), output, config.save)
+    make_writable_folder(output)
+    segmenter = place(load_model(str(config.model)), device)
+    with progress_bar("predicting", total=len(jobs), unit="images") as bar:
+        result = predict_folder(
+            segmenter,
+            jobs,
+            output=output,
+            window=config.inference.window or segmenter.card.window,
+            overlap=config.inference.overlap,
+            batch_size=config.batch_size,
+            autocast_dtype=choose_precision(config.runtime.amp, device),
+            tta=config.tta,
+            threshold=config.threshold,
+            skip_existing=config.skip_existing,
+            on_progress=lambda done: bar.move_to(done, count=done),
+        )
+    predicted = PredictedFiles(output, result)
+    _say(predicted, config)
+    if config.track:
+        _track(config, predicted)
+    return predicted
+
+
+def _say(predicted: PredictedFiles, config: PredictConfig) -> None:
+    result = predicted.result
+    rate = result.megapixels / result.seconds if result.seconds else 0.0
+    skipped = f", {result.skipped} left as they were" if result.skipped else ""
+    logger.info(
+        "%d masks written%s: %.1f megapixels in %.1f s (%.2f a second)",
+        result.written,
+        skipped,
+        result.megapixels,
+        result.seconds,
+        rate,
+    )
+    if result.warning:
+        logger.warning("%s", result.warning)
+    classes = result.classes
+    values = [value for value in classes.values if isinstance(value, int)]
+    if config.save == ("mask",) and classes.encoding == "grey" and values and max(values) < 64:
+        logger.info(
+            "the masks hold the values %d..%d of the training masks, which look black in a viewer; "
+            "--save mask,color writes pictures beside them",
+            min(values),
+            max(values),
+        )
+
+
+def _track(config: PredictConfig, predicted: PredictedFiles) -> None:
+    """Record this prediction as an MLflow run of its own."""
+    stamp = re.sub(r"\D", "", datetime.now().isoformat(timespec="seconds"))
+    name = f"predict-{slug(predicted.folder.name)}-{stamp}"
+    result = predicted.result
+    track = tracking.start(
+        make_writable_folder(Path("runs") / "predict" / name),
+        experiment=tracking.experiment_name(None, default="predict"),
+        run_name=name,
+        params={"model": config.model, "inputs": len(config.inputs), "tta": config.tta},
+        tags={"unet.settings": dump_config(config)},
+        stage="predict",
+    )
+    figures = {
+        "written": result.written,
+        "failed": len(result.failures),
+        "without_foreground": result.num_without_foreground,
+        "seconds": result.seconds,
+        "megapixels": result.megapixels,
+    }
+    track.log_metrics({f"predict/{key}": value for key, value in figures.items()}, step=0)
+    if result.failures:
+        track.log_artifact(predicted.folder / FAILURES_NAME)
+    track.close("FINISHED")
+    if track.url:
+        logger.info("this run: %s", track.url)

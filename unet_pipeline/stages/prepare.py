@@ -1,0 +1,66 @@
+"""prepare: a folder of images and masks -> a checked, split, described dataset."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet_pipeline.config import PrepareConfig
+from unet_pipeline.console import progress_bar
+from unet_pipeline.datasets.index import index_folder
+from unet_pipeline.datasets.manifest import FACTS_FILE, Manifest
+from unet_pipeline.datasets.samples import write_scenes
+from unet_pipeline.errors import UserError
+from unet_pipeline.files import folder_lock, make_writable_folder
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_NAME = "digits"
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What `prepare` has made: the folder and the manifest in it."""
+
+    folder: Path
+    manifest: Manifest
+
+    def summary(self) -> dict[str, Any]:
+        """The facts of the dataset, JSON-able."""
+        return {"folder": str(self.folder), **self.manifest.facts.model_dump(mode="json")}
+
+
+def prepare(config: PrepareConfig) -> PreparedDataset:
+    """Index, check and split the data.
+
+    Without `data.path` the embedded sample scenes are written first. The source is only read:
+    samples.csv refers to its files by relative paths.
+    Raises `DatasetError` where training on the data would be wrong, `UserError` where the output
+    folder holds another dataset already.
+    """
+    source = Path(config.data.path) if config.data.path else None
+    name = source.resolve().name if source else SAMPLE_NAME
+    output = Path(config.output or f"data/{name}")
+    if source is not None and not source.is_dir():
+        raise UserError(f"there is no folder {source}: give the folder of images and masks")
+    if source is not None and output.resolve() == source.resolve():
+        raise UserError(f"--output {output} is the source itself: choose another folder")
+    if (output / FACTS_FILE).exists():
+        raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")
+    make_writable_folder(output)
+    with folder_lock(output):
+        if source is None:
+            logger.info("drawing %d scenes of handwritten digits", config.num_scenes)
+            write_scenes(output, num_scenes=config.num_scenes)
+            source = output
+        with progress_bar("reading", total=1, unit="files") as bar:
+            manifest = index_folder(
+                source,
+                **config.data.index_options,
+                name=name,
+                on_progress=lambda done, total: bar.move_to(done / total, count=done),
+            )
+        manifest.save(output)
+    return PreparedDataset(output, manifest)

@@ -1,0 +1,197 @@
+"""A training in progress, and what it shows of itself: model files, pictures, MLflow, words."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_pipeline import tracking
+from unet_pipeline.config import TrainConfig, dump_config
+from unet_pipeline.datasets.loaders import read_sample
+from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.evaluation import overlay
+from unet_pipeline.inference import predict_image
+from unet_pipeline.models import Segmenter, save_model
+from unet_pipeline.runtime import choose_device, describe_machine
+from unet_pipeline.stages.assembly import Parts, decided
+from unet_pipeline.training import run_folder as runs
+from unet_pipeline.training.engine import Limits, Position
+
+logger = logging.getLogger(__name__)
+
+NUM_PANELS = 4
+LEADERBOARD = (
+    "metrics.best/mean_iou",
+    "metrics.test/mean_iou",
+    "params.model.name",
+    "params.training.loss",
+    "params.training.image_size",
+)
+
+
+@dataclass
+class Reached:
+    """What a run has reached; saved with its state.
+
+    history: one row a validation. best: the row of the best one. since_best: validations since.
+    panels: pictures of the panel made so far. seconds_to_end: what the last validation and saving
+    are expected to take, of the budget.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    since_best: int = 0
+    panels: int = 0
+    seconds_to_end: float = 1.0
+
+
+@dataclass
+class Session:
+    """One run in progress: where it stands and all that it works with."""
+
+    config: TrainConfig
+    manifest: Manifest
+    folder: Path
+    parts: Parts
+    position: Position
+    reached: Reached
+    track: tracking.Run
+
+
+def progress(session: Session) -> float:
+    """The fraction of the run that is done, in [0, 1], of whichever limit is nearest."""
+    training, position = session.config.training, session.position
+    budget = training.budget_seconds
+    if budget is not None:
+        budget = max(budget - session.reached.seconds_to_end, 0.05 * budget)
+    limits = Limits(training.epochs, training.max_steps, budget)
+    return limits.progress(
+        epochs=position.epoch + position.batch / len(session.parts.loader),
+        steps=position.step,
+        seconds=position.elapsed(),
+    )
+
+
+def write_model(session: Session, path: Path, row: dict[str, float]) -> None:
+    """Write the network as it is now as a model file that says where it comes from."""
+    config = dump_config(session.config)
+    facts: dict[str, Any] = {
+        "run": session.folder.name,
+        "experiment": session.track.experiment,
+        "mlflow_run_id": session.track.run_id,
+        "epoch": row["epoch"],
+        "step": row["step"],
+        "val": {
+            name.removeprefix("val/"): value
+            for name, value in row.items()
+            if name.startswith("val/") and math.isfinite(value)
+        },
+        "dataset": session.manifest.facts.name,
+        "fingerprint": session.manifest.facts.fingerprint,
+        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+    }
+    save_model(path, session.parts.segmenter, facts=facts)
+
+
+def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) -> None:
+    """Picture the same few validation images, truth left and prediction right."""
+    samples = session.manifest.split("val")
+    facts = session.manifest.facts
+    spread = sorted({round(n * (len(samples) - 1) / (NUM_PANELS - 1)) for n in range(NUM_PANELS)})
+    for number, place in enumerate(spread):
+        sample = samples[place]
+        decoded = read_sample(
+            sample,
+            classes=facts.classes,
+            in_channels=facts.in_channels,
+            cache=session.parts.cache,
+        )
+        prediction, _ = predict_image(
+            segmenter,
+            decoded.image,
+            window=decided(session.config.inference.window),
+            overlap=session.config.inference.overlap,
+            autocast_dtype=session.parts.autocast_dtype,
+        )
+        pair = [
+            overlay(decoded.image, indices, facts.classes) for indices in (decoded.mask, prediction)
+        ]
+        key = f"{group}/{number:02d}_{runs.slug(sample.sample_id)[-60:]}"
+        session.track.log_image(key, np.concatenate(pair, axis=1), step=step)
+
+
+def start_tracking(config: TrainConfig, manifest: Manifest, folder: Path) -> tracking.Run:
+    """A new MLflow run that knows the settings, the data and the machine."""
+    facts = manifest.facts
+    track = tracking.start(
+        folder,
+        experiment=tracking.experiment_name(config.output.experiment, default=facts.name),
+        run_name=folder.name,
+        params=_headline(config, manifest),
+        tags=describe_machine(choose_device(config.runtime.device)),
+        leaderboard=LEADERBOARD,
+        uri=config.output.tracking_uri,
+        send=config.output.tracking == "on",
+    )
+    profile = facts.model_dump(mode="json", exclude={"classes", "fingerprint"})
+    for split in ("train", "val"):
+        name = f"{facts.name}-{split}"
+        track.log_dataset(
+            name, split, facts.fingerprint, profile, source=Path(config.data.path or "")
+        )
+    return track
+
+
+def _headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """The settings as MLflow's params; what only says where things lie is left out."""
+    tree = config.model_dump(mode="json", exclude={"output"})
+    tree["data"] |= {"name": manifest.facts.name, "num_train": len(manifest.split("train"))}
+    return {
+        f"{section}.{key}": value
+        for section, settings in tree.items()
+        for key, value in settings.items()
+        if value is not None
+    }
+
+
+def run_note(session: Session) -> str:
+    """The description on the run's page: data, model, result, how to use it."""
+    facts, best = session.manifest.facts, session.reached.best
+    rows = "\n".join(
+        f"| {name.removeprefix('val/')} | {value:.4f} |"
+        for name, value in best.items()
+        if name.startswith("val/") and "loss" not in name
+    )
+    counts = ", ".join(f"{n} {split}" for split, n in facts.num_samples.items())
+    return (
+        f"**{session.config.model.name}** on **{facts.name}** ({counts}; "
+        f"{facts.classes.num_classes} classes), best of {len(session.reached.history) - 1} "
+        f"validations at epoch {best['epoch']:.0f}.\n\n"
+        f"| validation | |\n|---|---|\n{rows}\n\n"
+        f"```\nunet predict IMAGES --model {session.folder} --output MASKS\n```\n"
+    )
+
+
+def say_what_next(session: Session) -> None:
+    """The lines a user needs now: the score, and the three commands that follow."""
+    best, folder, track = session.reached.best, session.folder, session.track
+    logger.info(
+        "best validation: mean IoU %.4f, mean Dice %.4f (epoch %d); %d steps in %.0f s",
+        best["val/mean_iou"],
+        best["val/mean_dice"],
+        best["epoch"],
+        session.position.step,
+        session.position.elapsed(),
+    )
+    logger.info("evaluate: unet evaluate --model %s", folder)
+    logger.info("predict:  unet predict IMAGES --model %s --output MASKS", folder)
+    if track.ui_command:
+        logger.info("compare:  %s", track.ui_command)
+    if track.url:
+        logger.info("this run: %s", track.url)

@@ -1,0 +1,349 @@
+"""train: a dataset -> a trained model in a run folder, with the run in MLflow.
+
+Read it top to bottom: `train` and `resume` open the run folder, `_run` builds everything, `_fit` is
+the epoch loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unet_pipeline import tracking
+from unet_pipeline.config import TrainConfig, dump_config, load_config
+from unet_pipeline.console import log_to_file, progress_bar
+from unet_pipeline.datasets.loaders import iterate_samples
+from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE
+from unet_pipeline.errors import UserError
+from unet_pipeline.evaluation import summarize
+from unet_pipeline.files import folder_lock, write_atomic
+from unet_pipeline.inference import score
+from unet_pipeline.models import load_model
+from unet_pipeline.runtime import (
+    StopRequest,
+    choose_device,
+    memory_errors,
+    place,
+    stop_on_signals,
+)
+from unet_pipeline.stages.assembly import (
+    Parts,
+    build_parts,
+    complete_config,
+    decided,
+    format_plan,
+    open_data,
+)
+from unet_pipeline.stages.session import (
+    Reached,
+    Session,
+    log_panel,
+    progress,
+    run_note,
+    say_what_next,
+    start_tracking,
+    write_model,
+)
+from unet_pipeline.training import run_folder as runs
+from unet_pipeline.training.checkpoints import load_state, save_state
+from unet_pipeline.training.engine import Position, train_steps
+
+logger = logging.getLogger(__name__)
+
+PANEL_STEPS = 10  # pictures of the panel over a run: enough for MLflow's slider, cheap to send
+RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds", "runtime.device",
+             "runtime.workers")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What `train` has made: the run folder, its best validation scores, where to look at it."""
+
+    folder: Path
+    best: dict[str, float]
+    steps: int
+    seconds: float
+    tracking_url: str | None
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able."""
+        model = str(self.folder / runs.BEST_NAME)
+        return asdict(self) | {"folder": str(self.folder), "model": model}
+
+
+class InterruptedRunError(UserError):
+    """SIGINT or SIGTERM ended the run after its state was saved. Exit code 130 or 143."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def train(config: TrainConfig) -> TrainedRun:
+    """Train as `config` says; what it leaves open is decided from the data and the device.
+
+    Raises `DatasetError` for data that cannot be trained on, `DivergedError` for a loss that is
+    not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
+    """
+    position = Position()  # the budget's clock starts here
+    manifest = open_data(config.data, splits=("train", "val"))
+    config, plan = complete_config(config, manifest)
+    logger.info("%s", format_plan(config, manifest, plan))
+    parts = build_parts(config, manifest)
+    folder = runs.create_run_folder(
+        Path(config.output.runs_dir),
+        config.output.experiment or manifest.facts.name,
+        config.output.run_name,
+        stem=f"{config.model.name}-{config.training.loss}",
+    )
+    with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
+        write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
+        manifest.save(folder)
+        track = start_tracking(config, manifest, folder)
+        return _run(Session(config, manifest, folder, parts, position, Reached(), track))
+
+
+def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
+    """Continue the run in `folder` from its last saved step, in the same MLflow run.
+
+    overrides: limits, device and workers may change; anything else would be another run, and is
+    a `UserError`, as is data that has changed since.
+    """
+    if not (folder / runs.CONFIG_NAME).is_file():
+        raise UserError(f"{folder} is no run folder: it has no {runs.CONFIG_NAME}")
+    for name in overrides:
+        if name not in RESUMABLE:
+            raise UserError(f"--resume cannot change {name}: start a new run for that")
+    config = load_config(folder / runs.CONFIG_NAME, overrides, kind=TrainConfig)
+    with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
+        state = load_state(folder)
+        position = Position(**state["position"])
+        manifest = open_data(config.data, splits=("train", "val"))
+        if manifest.facts.fingerprint != state["fingerprint"]:
+            raise UserError(
+                f"the data in {config.data.path} has changed since {folder} began: "
+                "resuming would mix two datasets; start a new run"
+            )
+        write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
+        parts = build_parts(config, manifest)
+        _restore(parts, state)
+        logger.info("continuing %s at epoch %d, step %d", folder, position.epoch, position.step)
+        track = tracking.resume(folder, send=config.output.tracking == "on")
+        reached = Reached(**state["reached"])
+        return _run(Session(config, manifest, folder, parts, position, reached, track))
+
+
+def describe_plan(config: TrainConfig) -> str:
+    """What `train` would do with `config`, after checking settings and data; changes nothing."""
+    manifest = open_data(config.data, splits=("train", "val"))
+    config, plan = complete_config(config, manifest)
+    build_parts(config, manifest)
+    return format_plan(config, manifest, plan)
+
+
+def _run(session: Session) -> TrainedRun:
+    """Train, and leave run folder and MLflow run in an honest state however that ends."""
+    status: tracking.Status = "FAILED"
+    try:
+        with stop_on_signals() as stop, memory_errors("use a smaller --batch-size or --image-size"):
+            _fit(session, stop)
+            if stop:
+                status = "KILLED"
+                raise InterruptedRunError(
+                    f"stopped after step {session.position.step}; continue with: "
+                    f"unet train --resume {session.folder}",
+                    stop.exit_code,
+                )
+            _finish(session)
+        status = "FINISHED"
+    finally:
+        session.track.close(status)
+    reached, position = session.reached, session.position
+    say_what_next(session)
+    return TrainedRun(
+        session.folder, reached.best, position.step, position.elapsed(), session.track.url
+    )
+
+
+def _fit(session: Session, stop: StopRequest) -> None:
+    """The epoch loop: steps, validation when due, and the state saved after both."""
+    config, parts, position = session.config, session.parts, session.position
+    # Validating first shows the untrained network in MLflow, and how long a validation takes
+    started = position.elapsed()
+    if not session.reached.history:
+        _validate(session, {})
+        # of the budget, the last validation and saving take as long again
+        session.reached.seconds_to_end = 1.2 * (position.elapsed() - started) + 1.0
+
+    def learning_rate() -> float | None:
+        share = progress(session)
+        ended = bool(stop) or share >= 1
+        return None if ended else config.optimizer.lr * parts.schedule(share)
+
+    with progress_bar("training", total=1, unit="images") as bar:
+        trained = 0
+
+        def after_step() -> None:
+            mean = position.loss_sum / position.samples
+            best = session.reached.best.get("val/mean_iou", math.nan)
+            note = f"epoch {position.epoch + 1} loss {mean:.3f} best mean IoU {best:.3f}"
+            bar.move_to(progress(session), count=trained + position.samples, note=note)
+
+        while progress(session) < 1 and not stop and not _out_of_patience(session):
+            began, before = position.elapsed(), position.samples
+            train_steps(
+                parts.segmenter,
+                parts.loader.epoch(position.epoch, start_batch=position.batch),
+                parts.loss,
+                parts.optimizer,
+                position,
+                learning_rate=learning_rate,
+                autocast_dtype=parts.autocast_dtype,
+                scaler=parts.scaler,
+                grad_clip=config.training.grad_clip,
+                names=[sample.sample_id for sample in parts.loader.samples],
+                after_step=after_step,
+            )
+            if stop or not position.samples:  # asked to end, or the budget ran out meanwhile
+                break
+            seconds, images = position.elapsed() - began, position.samples - before
+            loss, samples = position.end_epoch()
+            trained += samples
+            row = {
+                "train/loss": loss,
+                "lr": parts.optimizer.param_groups[0]["lr"],
+                "time/epoch_seconds": seconds,
+                "time/images_per_second": images / seconds,
+            }
+            if progress(session) >= 1 or position.epoch % decided(config.training.val_every) == 0:
+                _validate(session, row)
+            else:
+                session.track.log_metrics(row, step=position.epoch)
+            _save(session)
+    if not stop and session.reached.history[-1]["step"] != position.step:
+        _validate(session, {})
+    if position.step:
+        _save(session)
+
+
+def _out_of_patience(session: Session) -> bool:
+    patience = session.config.training.patience
+    if patience is None or session.reached.since_best < patience:
+        return False
+    logger.info("no better validation for %d times: stopping early", patience)
+    return True
+
+
+def _validate(session: Session, row: dict[str, float]) -> None:
+    """Score the val split, log the figures, and keep the model where it is the best so far."""
+    config, parts, position = session.config, session.parts, session.position
+    facts = session.manifest.facts
+    samples = iterate_samples(
+        session.manifest.split("val"),
+        classes=facts.classes,
+        in_channels=facts.in_channels,
+        cache=parts.cache,
+    )
+    result = score(
+        parts.segmenter,
+        samples,
+        window=decided(config.inference.window),
+        overlap=config.inference.overlap,
+        batch_size=decided(config.training.batch_size),
+        autocast_dtype=parts.autocast_dtype,
+        loss=parts.loss,
+    )
+    figures = summarize(result.matrices).figures(facts.classes.names)
+    kept = ("mean_", "pixel_accuracy", "iou/" if facts.classes.num_classes <= 20 else "mean_")
+    row |= {f"val/{name}": value for name, value in figures.items() if name.startswith(kept)}
+    row["val/loss"] = math.nan if result.loss is None else result.loss
+    row |= {"epoch": position.epoch, "step": position.step}
+    reached = session.reached
+    reached.history.append(row)
+    runs.write_history(session.folder, reached.history)
+    metrics = {name: value for name, value in row.items() if "/" in name or name == "lr"}
+    session.track.log_metrics(metrics, step=position.epoch)
+    logger.info(
+        "epoch %3d  step %5d  train loss %.4f  val loss %.4f  mean IoU %.4f  mean Dice %.4f",
+        position.epoch,
+        position.step,
+        row.get("train/loss", math.nan),
+        row["val/loss"],
+        row["val/mean_iou"],
+        row["val/mean_dice"],
+    )
+    share = progress(session)
+    if share * PANEL_STEPS >= reached.panels:  # at step 0, then in even parts of the run
+        log_panel(session, parts.segmenter, group="progress", step=position.epoch)
+        reached.panels = 1 + int(share * PANEL_STEPS)
+    if position.step == 0:
+        return
+    # Written so that NaN, which compares false, never counts as better
+    if row["val/mean_iou"] > reached.best.get("val/mean_iou", -1.0):
+        reached.best, reached.since_best = row, 0
+        write_model(session, session.folder / runs.BEST_NAME, row)
+    else:
+        reached.since_best += 1
+
+
+def _save(session: Session) -> None:
+    """Save all that `resume` needs."""
+    parts = session.parts
+    save_state(
+        session.folder,
+        {
+            "network": parts.segmenter.network.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": parts.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "position": session.position.state(),
+            "reached": asdict(session.reached),
+            "fingerprint": session.manifest.facts.fingerprint,
+            "num_threads": torch.get_num_threads(),
+        },
+    )
+
+
+def _restore(parts: Parts, state: dict[str, Any]) -> None:
+    """Put the parts back to where `_save` saw them."""
+    parts.segmenter.network.load_state_dict(state["network"])
+    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng"])
+    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if state["num_threads"] != torch.get_num_threads():
+        logger.warning(
+            "the run began with %d threads and continues with %d: results may differ in the last "
+            "digits",
+            state["num_threads"],
+            torch.get_num_threads(),
+        )
+
+
+def _finish(session: Session) -> None:
+    """Keep the last model beside the best, picture the best, and give all of it to MLflow."""
+    folder, reached, track = session.folder, session.reached, session.track
+    last = reached.history[-1]
+    write_model(session, folder / runs.LAST_NAME, last)
+    if not reached.best:
+        logger.warning("no validation gave a mean IoU: the last model is kept as the best")
+        reached.best = last
+        write_model(session, folder / runs.BEST_NAME, last)
+    best = place(load_model(folder / runs.BEST_NAME), choose_device(session.config.runtime.device))
+    log_panel(session, best, group="final", step=0)
+    scores = {name.removeprefix("val/"): v for name, v in reached.best.items() if "val/" in name}
+    track.log_metrics({f"best/{n}": v for n, v in scores.items() if "/" not in n}, step=0)
+    track.log_metrics({"best/epoch": reached.best["epoch"]}, step=0)
+    for name in (runs.BEST_NAME, runs.LAST_NAME):
+        track.log_artifact(folder / name, "model")
+    for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.HISTORY_NAME, runs.LOG_NAME):
+        track.log_artifact(folder / name)
+    track.log_note(run_note(session))

@@ -1,0 +1,328 @@
+"""A run as the stages see it: say what happened, go on at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.tracking import store
+from unet_pipeline.tracking.courier import Courier
+from unet_pipeline.tracking.facts import origin_tags
+from unet_pipeline.tracking.names import (
+    check_experiment,
+    clean_key,
+    finite_metrics,
+    flat_params,
+    flat_tags,
+    shorten,
+    without_credentials,
+)
+from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
+
+logger = logging.getLogger("unet_pipeline")
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+SAMPLES = "samples"
+_GRACE_SECONDS = 10.0
+_MAX_DATASET_NAME, _MAX_DIGEST = 500, 36
+
+
+class Run:
+    """A run of the pipeline: everything goes to its folder at once, and to MLflow soon after.
+
+    Made by `start`, `resume` and `attach`. No method raises for trouble of the store or the disk,
+    and none waits for the store, except `close`.
+    """
+
+    def __init__(self, folder: Path, identity: Identity, *, uri: str, owner: bool) -> None:
+        self.folder = folder
+        self._spool = Spool(folder)
+        self._courier = Courier(self._spool, identity, uri)
+        self._owner = owner
+        self._closed = False
+        self._nonfinite: Counter[str] = Counter()
+        self._said: dict[tuple[str, int], float] = {}
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return self._courier.identity.experiment
+
+    @property
+    def run_name(self) -> str:
+        """The run's name."""
+        return self._courier.identity.run_name
+
+    @property
+    def run_id(self) -> str | None:
+        """The id in MLflow; None as long as no store has been reached."""
+        return self._courier.identity.run_id
+
+    @property
+    def url(self) -> str | None:
+        """The link of the run's page; for a local store it works while `ui_command` runs."""
+        identity = self._courier.identity
+        if identity.experiment_id is None or identity.run_id is None:
+            return None
+        return store.page(self._courier.uri, identity.experiment_id, identity.run_id)
+
+    @property
+    def leaderboard_url(self) -> str | None:
+        """The link of the experiment's saved view, all runs side by side."""
+        experiment_id = self._courier.identity.experiment_id
+        return store.page(self._courier.uri, experiment_id) if experiment_id else None
+
+    @property
+    def ui_command(self) -> str | None:
+        """The command that shows the run; None for a server, where `url` is enough."""
+        return store.ui_command(self._courier.uri)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Settings, nested or flat: `section.key` in MLflow, long values shortened."""
+        self._spool.append("params", values=flat_params(params))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Words about the run; the last value of a tag counts."""
+        self._spool.append("tags", values=flat_tags(tags))
+
+    def log_note(self, markdown: str) -> None:
+        """The description at the top of the run's page."""
+        self.set_tags({"mlflow.note.content": markdown})
+
+    def log_metrics(self, metrics: Mapping[str, Any], *, step: int) -> None:
+        """A point of each curve. What is not finite is counted, not drawn."""
+        finite, dropped = finite_metrics(metrics)
+        self._nonfinite.update(dropped)
+        # A resumed run comes by the last epochs again: the same point is said once
+        values = {k: v for k, v in finite.items() if self._said.get((k, step)) != v}
+        if values or dropped:
+            self._spool.append("metrics", step=int(step), values=values, nonfinite=dropped)
+
+    def log_image(self, key: str, rgb: npt.NDArray[np.uint8], *, step: int) -> None:
+        """A picture (H, W, 3), uint8, for the slider of `key`; again for a step, it is replaced.
+
+        It is kept as samples/<key>/<step>.png in the run folder.
+        """
+        import PIL.Image
+
+        assert rgb.dtype == np.uint8, "MLflow shows other types black, or stretched"
+        assert rgb.ndim == 3, "H, W, C"
+        assert rgb.shape[2] == 3, "RGB"
+        name = clean_key(key, ascii_only=True)
+        path = self.folder / SAMPLES / name / f"{step:06d}.png"
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(rgb).save(buffer, "PNG", compress_level=1)  # 4 times as fast as 6
+        if self._spool.put(path, buffer.getvalue()):
+            self._spool.append(
+                "image",
+                path=path.relative_to(self.folder).as_posix(),
+                key=name,
+                step=int(step),
+                # a function of the step: sent again, the picture replaces itself
+                time=self._courier.identity.started + int(step),
+            )
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file, or all files of a folder, as they are when they are sent.
+
+        folder: where it goes in MLflow. What lies outside the run folder is copied into it first.
+        """
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+        elif not path.is_file():
+            logger.warning("tracking: there is no file %s to send", path)
+            return
+        for file in files:
+            inner = file.parent.relative_to(path.parent).as_posix()
+            place = "/".join(part for part in (folder, inner) if part and part != ".")
+            place = clean_key(place) if place else ""
+            if staged := self._spool.stage(file, place):
+                self._spool.append("artifact", path=staged, folder=place)
+
+    def log_dataset(
+        self,
+        name: str,
+        split: str,
+        digest: str,
+        profile: Mapping[str, Any],
+        *,
+        source: Path | str = "",
+    ) -> None:
+        """Data that the run uses: name, split, fingerprint, facts (JSON-able), and where it lies.
+
+        MLflow keeps the first 36 characters of the digest.
+        """
+        self._spool.append(
+            "dataset",
+            name=shorten(name, _MAX_DATASET_NAME),
+            split=split,
+            digest=digest[:_MAX_DIGEST],
+            profile=dict(profile),
+            source=str(Path(source).resolve() if isinstance(source, Path) else source),
+        )
+
+    def close(self, status: Status, *, grace: float = _GRACE_SECONDS) -> int:
+        """End the run and send the rest; the number of records that could not be sent.
+
+        Waits while the store makes progress, and at most `grace` seconds for one that does not.
+        A run that was only attached keeps its status. Closing again does nothing.
+        """
+        if self._closed:
+            return 0
+        self._closed = True
+        if self._nonfinite:
+            self.set_tags({"unet.nonfinite": json.dumps(self._nonfinite, ensure_ascii=False)})
+        if self._owner:
+            self._spool.append("status", status=status)
+        pending = self._courier.finish(grace)
+        self._spool.close()
+        if pending:
+            logger.warning(
+                "tracking: %d records are not in MLflow yet; %s keeps them: `unet sync %s` sends "
+                "them",
+                pending,
+                self.folder,
+                self.folder,
+            )
+        return pending
+
+    def _begin(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        identity = self._courier.identity
+        with self._spool.guarded(IDENTITY):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._spool.save(identity)
+        except (ResourceError, OSError) as error:
+            logger.warning("tracking: %s", error)
+        self._say_running()
+        self.log_params(params)
+        self.set_tags({**tags, store.RUN_KEY: identity.key, "unet.run_dir": self.folder.resolve()})
+        self._courier.start()
+
+    def _continue(self) -> None:
+        for record, _ in self._spool.read():
+            if record.get("kind") == "metrics":
+                self._nonfinite.update(record.get("nonfinite", ()))
+                self._said.update({(k, record["step"]): v for k, v in record["values"].items()})
+        self._say_running()
+
+    def _say_running(self) -> None:
+        self._spool.append("status", status="RUNNING", pid=os.getpid(), host=os.uname().nodename)
+
+
+def start(
+    run_dir: Path,
+    *,
+    experiment: str,
+    run_name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    stage: str = "train",
+    leaderboard: tuple[str, ...] = (),
+    uri: str | None = None,
+) -> Run:
+    """A new run in `run_dir`, on its way to MLflow.
+
+    experiment: as `experiment_name` gives it; ignored where `mlflow run` has made the run already.
+    stage: the verb that runs; MLflow shows it as the source.
+    leaderboard: the columns of the experiment's saved view, `metrics.<key>` or `params.<key>`; the
+    first metric ranks the runs.
+    uri: the store; else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
+    Raises `UserError` for an experiment's name that cannot be, and nothing else: a store that
+    fails is one warning.
+    """
+    check_experiment(experiment)
+    where = store.tracking_uri(uri)
+    # As MLflow does: the run is adopted once, a second one in this process is its own
+    adopted = os.environ.pop("MLFLOW_RUN_ID", None) or None
+    identity = Identity(
+        tracking_uri=without_credentials(where),
+        experiment=experiment,
+        run_name=run_name,
+        leaderboard=leaderboard,
+        adopted=adopted is not None,
+        run_id=adopted,
+    )
+    origin = origin_tags(stage)
+    if adopted:  # its source is the project, as `mlflow run` has noted
+        origin = {key: value for key, value in origin.items() if not key.startswith("mlflow.")}
+    assert not (run_dir / IDENTITY).exists(), "a new run needs a new folder"
+    run = Run(run_dir, identity, uri=where, owner=True)
+    run._begin(params, origin | dict(tags))
+    return run
+
+
+def resume(run_dir: Path) -> Run:
+    """The run of `run_dir`, running again: the same run in MLflow, its curves continued."""
+    run = _reopened(run_dir, owner=True)
+    run._continue()
+    run._courier.start()
+    return run
+
+
+def attach(run_dir: Path) -> Run:
+    """The run of `run_dir`, to add something to: its status and duration stay what they are."""
+    run = _reopened(run_dir, owner=False)
+    run._courier.start()
+    return run
+
+
+def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
+    """Send what MLflow does not hold yet of the run in `run_dir`; what was sent, by kind.
+
+    uri: another store than the run's own: the run is copied there, or, if it has never reached a
+    store, moved there for good. Sending again adds nothing.
+    The counts: metrics (points), params, tags, datasets, artifacts, images, and `missing` files,
+    `rejected` records.
+    Raises `UserError` where there is no run, and `ResourceError` where the store does not answer.
+    """
+    spool = Spool(run_dir)
+    identity = spool.load()
+    if identity is None:
+        raise UserError(f"{run_dir} is no run folder: it has no {IDENTITY} that can be read")
+    where = store.tracking_uri(uri) if uri else store.recorded_uri(identity.tracking_uri)
+    elsewhere = without_credentials(where) != identity.tracking_uri
+    primary = not elsewhere or identity.run_id is None
+    if elsewhere:
+        moved = {"tracking_uri": without_credentials(where), "run_id": None, "experiment_id": None}
+        identity = identity.model_copy(update=moved)
+        if primary:
+            spool.save(identity)
+    courier = Courier(spool, identity, where, primary=primary)
+    try:
+        courier.carry()
+    except Exception as error:
+        raise ResourceError(
+            f"MLflow at {identity.tracking_uri} fails: {store.describe(error, where)}; "
+            f"{run_dir} keeps what is not sent, try again later"
+        ) from error
+    return courier.counts
+
+
+def _reopened(run_dir: Path, *, owner: bool) -> Run:
+    identity = Spool(run_dir).load()
+    if identity is None:
+        where = store.tracking_uri()
+        logger.warning("tracking: %s has no %s: it becomes a new run in MLflow", run_dir, IDENTITY)
+        identity = Identity(
+            tracking_uri=without_credentials(where),
+            experiment=run_dir.resolve().parent.name or "unet",
+            run_name=run_dir.resolve().name,
+        )
+        run = Run(run_dir, identity, uri=where, owner=owner)
+        with run._spool.guarded(IDENTITY):
+            run._spool.save(identity)
+        return run
+    return Run(run_dir, identity, uri=store.recorded_uri(identity.tracking_uri), owner=owner)

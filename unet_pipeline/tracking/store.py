@@ -1,0 +1,347 @@
+"""The store: where the runs of a directory lie, and how a record gets there. Imports mlflow."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import logging
+import os
+import re
+import shlex
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unet_pipeline.tracking.facts import user_name
+from unet_pipeline.tracking.names import folder_name, shorten, without_credentials
+from unet_pipeline.tracking.spool import Identity, exclusive
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+    from mlflow.entities import Run as MlflowRun
+
+logger = logging.getLogger("unet_pipeline")
+
+RUN_KEY = "unet.run_key"
+VIEW_KEY = "unet"
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+_PREFLIGHT_SECONDS = 3.0
+_SQLITE = "sqlite:///"
+
+# Set unless the user has: MLflow's own defaults let one call block for 20 minutes (measured).
+# 30 s, because a server may need that to pass an uploaded model on to its own storage.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which belongs to the command's result
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+class UnreachableError(Exception):
+    """The store does not answer."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A run in a store that has answered."""
+
+    client: MlflowClient
+    experiment_id: str
+    run_id: str
+
+
+def tracking_uri(uri: str | None = None) -> str:
+    """Where runs go: `uri`, else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
+
+    A relative path of an sqlite database becomes absolute, so that it stays true elsewhere.
+    """
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if chosen.startswith(_SQLITE) and not chosen.startswith(_SQLITE + ":memory:"):
+        path, question, options = chosen.removeprefix(_SQLITE).partition("?")
+        return f"{_SQLITE}{Path(path).absolute()}{question}{options}"
+    return chosen
+
+
+def recorded_uri(recorded: str) -> str:
+    """The URI of run.json, with the credentials that `MLFLOW_TRACKING_URI` has for it."""
+    current = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return current if without_credentials(current) == recorded else recorded
+
+
+def is_local(uri: str) -> bool:
+    """Whether the store is a database file."""
+    return uri.startswith(_SQLITE)
+
+
+def ui_command(uri: str) -> str | None:
+    """The command that shows the runs of a database; None for a server, which shows its own."""
+    if _is_server(uri):
+        return None
+    # Files of an old MLflow make a bare `mlflow ui` look there instead
+    old = any(path.parent.name.isdigit() for path in Path("mlruns").glob("*/meta.yaml"))
+    if uri == f"{_SQLITE}{Path.cwd() / 'mlflow.db'}" and not old:
+        return "mlflow ui"
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}"
+
+
+def page(uri: str, experiment_id: str, run_id: str | None = None) -> str:
+    """The link of a run, or of the experiment's saved view, in the browser.
+
+    The workflow type must be in the link: a fresh browser opens on an empty page of traces else.
+    """
+    base = without_credentials(uri).rstrip("/") if _is_server(uri) else "http://127.0.0.1:5000"
+    experiment = f"{base}/#/experiments/{experiment_id}/runs"
+    if run_id is None:
+        return f"{experiment}?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
+    return f"{experiment}/{run_id}/model-metrics?workflowType=machine_learning"
+
+
+def load_mlflow() -> None:
+    """Import mlflow, quietly: 2 to 4 s, once, better at the beginning than behind a training.
+
+    (A data loader's worker that is forked while another thread imports can wait for ever.)
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy deprecates what MLflow still uses
+        import mlflow.entities
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    _install_filter()
+
+
+def connect(identity: Identity, uri: str) -> Connection:
+    """The run of `identity` in the store: opened, found by its key, or made.
+
+    Raises `UnreachableError`, or whatever the store says.
+    """
+    _preflight(uri)
+    load_mlflow()
+    with _first_use(uri):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        run = _recorded_run(client, identity)
+        if run is None:
+            run = _keyed_run(client, _experiment_id(client, identity.experiment, uri), identity)
+        _furnish(client, run.info.experiment_id, identity.leaderboard)
+    return Connection(client, run.info.experiment_id, run.info.run_id)
+
+
+def describe(error: BaseException, uri: str) -> str:
+    """The reason of a failure in one line, without credentials; what to do, where we know it."""
+    lines = without_credentials(str(error)).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    if "out-of-date database schema" in text:
+        return f"its database is of an older MLflow: run `mlflow db upgrade {uri}`"
+    if "Max retries exceeded" in text:
+        return "it does not answer"
+    return shorten(text, 200)
+
+
+def is_rejection(error: BaseException) -> bool:
+    """Whether the store has understood and refused, so that sending the same again is no use."""
+    code = getattr(error, "error_code", None)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    damaged = isinstance(error, KeyError)  # a line of the journal that lacks something
+    return damaged or code == "INVALID_PARAMETER_VALUE" or status in (400, 413, 422)
+
+
+def is_active(connection: Connection) -> bool:
+    """Whether the run still takes records: it has not been deleted in the store."""
+    run = connection.client.get_run(connection.run_id)
+    return bool(run.info.lifecycle_stage == "active")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what MLflow and its libraries log in this thread to themselves.
+
+    They print the trace of every failed attempt; our one warning says the same.
+    """
+    _silent.active = True
+    try:
+        yield
+    finally:
+        _silent.active = False
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _preflight(uri: str) -> None:
+    """Raise `UnreachableError` unless a server answers within seconds, whatever it answers."""
+    if not _is_server(uri):
+        return
+    address = without_credentials(uri).rstrip("/") + "/health"
+    try:
+        with urllib.request.urlopen(address, timeout=_PREFLIGHT_SECONDS):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise UnreachableError(f"it answers {error.code} {error.reason}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # a certificate that MLflow may be told to accept
+            raise UnreachableError(str(reason)) from error
+
+
+@contextlib.contextmanager
+def _first_use(uri: str) -> Iterator[None]:
+    """Let one process at a time open a database: the first one creates its tables.
+
+    MLflow does that without a lock: of six processes on no database, five died (measured). The
+    lock is on the folder, so that no file is left behind.
+    """
+    if not is_local(uri) or not _database(uri).parent.is_dir():
+        yield
+        return
+    folder = os.open(_database(uri).parent, os.O_RDONLY)
+    try:
+        with exclusive(folder):
+            yield
+    finally:
+        os.close(folder)
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
+
+
+def _recorded_run(client: MlflowClient, identity: Identity) -> MlflowRun | None:
+    """The run that run.json names, restored if it was deleted; None where the store has none."""
+    from mlflow.exceptions import MlflowException
+
+    if identity.run_id is None:
+        return None
+    try:
+        run = client.get_run(identity.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        logger.warning("tracking: MLflow has lost run %s: it is made anew", identity.run_id)
+        return None
+    if run.info.lifecycle_stage == "deleted":
+        logger.warning("tracking: run %s was deleted in MLflow: restored", identity.run_name)
+        client.restore_run(identity.run_id)
+    # `mlflow run` leaves the name to chance; a name that a person has chosen stays
+    if identity.adopted and re.fullmatch(r"[a-z]+-[a-z]+-\d+", run.info.run_name or ""):
+        client.update_run(identity.run_id, name=identity.run_name)
+    return run
+
+
+def _keyed_run(client: MlflowClient, experiment_id: str, identity: Identity) -> MlflowRun:
+    """The run with our key: an answer that got lost must not make a second one."""
+    found = client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{identity.key}'")
+    if found:
+        return found[0]
+    return client.create_run(
+        experiment_id,
+        start_time=identity.started,
+        tags={RUN_KEY: identity.key, "mlflow.user": user_name()},
+        run_name=identity.run_name,
+    )
+
+
+def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+    """The experiment of that name, made or restored; another one where its files are elsewhere."""
+    experiment = _named_experiment(client, name, uri)
+    if is_local(uri) and experiment.artifact_location.startswith("mlflow-artifacts:"):
+        local = f"{name}-local"
+        logger.warning(
+            "tracking: experiment %r was made by a server, which keeps its files: using %r "
+            "(or set MLFLOW_TRACKING_URI to the server)",
+            name,
+            local,
+        )
+        experiment = _named_experiment(client, local, uri)
+    return str(experiment.experiment_id)
+
+
+def _named_experiment(client: MlflowClient, name: str, uri: str) -> Experiment:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = None
+        if is_local(uri):
+            location = (_database(uri).parent / "mlruns" / folder_name(name)).as_uri()
+        try:
+            return client.get_experiment(client.create_experiment(name, location))
+        except Exception:  # whatever it is: if another process was faster, there is no error
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        logger.warning("tracking: experiment %r was deleted in MLflow: restored", name)
+        client.restore_experiment(experiment.experiment_id)
+    return experiment
+
+
+def _furnish(client: MlflowClient, experiment_id: str, leaderboard: tuple[str, ...]) -> None:
+    """Give the experiment the tags that make its page a good one, where it lacks them."""
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    if leaderboard:
+        tags[_VIEW_TAG] = _view(leaderboard)
+    # A comfort that an older server or a lack of rights may refuse, and no run depends on
+    with contextlib.suppress(Exception):
+        present = client.get_experiment(experiment_id).tags
+        for key in tags.keys() - present.keys():
+            client.set_experiment_tag(experiment_id, key, tags[key])
+
+
+def _view(columns: tuple[str, ...]) -> str:
+    """The saved view of an experiment: these columns, best first by the first metric of them.
+
+    (The format is MLflow's own and not documented; a test compares it with the installed one.)
+    """
+    quoted = [re.sub(r"^(\w+)\.(.*)$", r"\1.`\2`", column) for column in columns]
+    ranking = [column for column in quoted if column.startswith("metrics.")]
+    state = {
+        "searchFilter": "",
+        "orderByKey": ranking[0] if ranking else "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": quoted,
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "hideEmptyCharts": True,
+    }
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    now = int(time.time() * 1000)
+    view = {"name": "U-Net leaderboard", "createdAt": now, "updatedAt": now}
+    return json.dumps({**view, "state": f"deflate;{packed}"})
+
+
+class _Silent(threading.local):
+    active = False
+
+
+_silent = _Silent()
+
+
+class _SilenceFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _silent.active
+
+
+@functools.cache
+def _install_filter() -> None:
+    silence = _SilenceFilter()
+    for name in ("mlflow", "alembic", "sqlalchemy.engine"):  # MLflow's: they pass nothing on
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(silence)
+    logging.getLogger("urllib3.connectionpool").addFilter(silence)

@@ -1,0 +1,21 @@
+"""Logits -> weights: losses, optimizers, the engine, checkpoints."""
+
+from __future__ import annotations
+
+from unet_pipeline.training.losses import LOSSES, LossSum, parse_loss
+from unet_pipeline.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    build_optimizer,
+    build_schedule,
+)
+
+__all__ = [
+    "LOSSES",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "LossSum",
+    "build_optimizer",
+    "build_schedule",
+    "parse_loss",
+]

@@ -1,0 +1,138 @@
+"""The optimization itself: one epoch of steps, and where in the run they stand."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unet_pipeline.errors import DivergedError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a run: the first that is reached. None does not limit."""
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    budget_seconds: float | None = None
+
+    def progress(self, *, epochs: float, steps: int, seconds: float) -> float:
+        """The fraction of the run that is done, in [0, 1]: of the limit that is nearest.
+
+        Schedules are functions of it, so that warm-up and decay complete whatever ends the run.
+        """
+        fractions = [0.0]
+        if self.epochs is not None:
+            fractions.append(epochs / self.epochs)
+        if self.max_steps is not None:
+            fractions.append(steps / self.max_steps)
+        if self.budget_seconds is not None:
+            fractions.append(seconds / self.budget_seconds)
+        return min(1.0, max(fractions))
+
+
+@dataclass
+class Position:
+    """Where a run stands. Everything here is saved and comes back on resume.
+
+    epoch: the epoch in progress, from 0; batch: batches of it that are done; step: optimizer steps
+    of the run; loss_sum and samples: of the epoch in progress; seconds: wall clock of the run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+    _started: float = field(default_factory=time.monotonic, repr=False)
+
+    def elapsed(self) -> float:
+        """Seconds of wall clock that the run has taken, over all its sessions."""
+        return self.seconds + time.monotonic() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers for the checkpoint."""
+        numbers = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return numbers | {"seconds": self.elapsed()}
+
+    def end_epoch(self) -> tuple[float, int]:
+        """Close the epoch in progress: its mean loss over samples, and their number."""
+        mean, samples = (self.loss_sum / max(1, self.samples), self.samples)
+        self.epoch, self.batch, self.loss_sum, self.samples = self.epoch + 1, 0, 0.0, 0
+        return mean, samples
+
+
+def train_steps(
+    model: nn.Module,
+    loader: Iterable[Sequence[Any]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    *,
+    learning_rate: Callable[[], float | None],
+    autocast_dtype: torch.dtype | None,
+    scaler: torch.amp.GradScaler,
+    grad_clip: float,
+    names: Sequence[str] = (),
+    after_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Take a step for each batch of `loader`, until it ends or there is no learning rate.
+
+    loader: yields (inputs, targets, sample numbers); inputs and targets go to the model's device,
+    targets as int64. learning_rate: asked before each step; None ends the steps.
+    `position` is moved on after every step, so what it says can be saved at any time.
+    Raises `DivergedError`, before the weights are touched, for a loss or gradient that is not
+    finite; it names the samples of the batch (`names` by sample number).
+    """
+    device = next(model.parameters()).device
+    model.train()
+    for inputs, targets, *rest in loader:
+        rate = learning_rate()
+        if rate is None:
+            return
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        inputs = inputs.to(device, non_blocking=True)
+        targets = targets.to(device, non_blocking=True).long()
+        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            logits = model(inputs)
+        value = loss(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+        mean = value.item()
+        # With float16 an overflowing gradient is the scaler's business: it skips the step
+        if not math.isfinite(mean) or not (scaler.is_enabled() or math.isfinite(norm.item())):
+            raise DivergedError(_describe(mean, norm.item(), rate, position, rest, names))
+        scaler.step(optimizer)
+        scaler.update()
+        position.step += 1
+        position.batch += 1
+        position.samples += len(inputs)
+        position.loss_sum += mean * len(inputs)
+        after_step()
+
+
+def _describe(
+    loss: float,
+    norm: float,
+    rate: float,
+    position: Position,
+    rest: Sequence[Any],
+    names: Sequence[str],
+) -> str:
+    numbers = [int(number) for number in rest[0]] if rest else []
+    samples = ", ".join(names[n] for n in numbers if n < len(names)) or "unknown"
+    return (
+        f"training diverged in epoch {position.epoch + 1}, step {position.step + 1}: loss {loss}, "
+        f"gradient norm {norm}, learning rate {rate:.3g}, samples {samples}; "
+        "lower --lr, or try --amp off"
+    )

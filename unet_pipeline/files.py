@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ _RESOURCE_ERRNOS = {
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
 }
+
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 @contextlib.contextmanager
@@ -44,18 +47,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     are flushed to the disk. On any exception the temporary file is removed and `path` is untouched.
     A symbolic link at `path` is replaced, never followed.
     """
+    # A name of its own length: `path.name` may already be as long as names may be
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     with resource_errors(path):
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp"
-        )
-    os.close(descriptor)
-    temporary = Path(name)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with resource_errors(path):
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -91,22 +89,32 @@ def make_writable_folder(folder: Path) -> Path:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; raises `OutputInUseError` where another one holds it.
 
-    The lock is the kernel's, so it vanishes with its process, however that ends.
+    The lock is the kernel's, so it vanishes with its process, however that ends. Where the file
+    system has no locks (some network shares), the folder is used without one.
     """
     import fcntl  # not on Windows; the lock is the only thing here that needs it
 
     path = folder / ".lock"
-    with resource_errors(path):
-        file = path.open("a+")
-    with file:
+    while True:
+        with resource_errors(path):
+            file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
+            file.close()
             raise OutputInUseError(
                 f"{folder} is in use by {holder}: wait for it to end or choose another --output"
             ) from error
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                file.close()
+                raise
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # its last holder removed it between our two steps: once more
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -120,5 +128,8 @@ def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # some network shares flush no folders
+            raise
     finally:
         os.close(descriptor)

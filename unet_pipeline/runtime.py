@@ -132,7 +132,7 @@ def place(module: Module, device: torch.device) -> Module:
     Channels last: a U-Net's training step in bf16 took 0.78 s so, and 1.33 s with channels first
     (2 cores, width 32, 8 images of 192x256); results are the same up to rounding.
     """
-    return module.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(device=device).to(memory_format=torch.channels_last)
 
 
 def seed_everything(seed: int) -> None:

@@ -459,6 +459,18 @@ def test_a_worker_that_is_killed_is_one_line_about_memory(samples: list[Sample])
         next(loader.epoch(0))
 
 
+def test_ctrl_c_is_left_to_the_main_process(samples: list[Sample]) -> None:
+    loader = loader_of(samples, num_workers=1)
+    before = set(multiprocessing.active_children())
+    batches = loader.epoch(0)
+    found = [next(batches)]
+    for worker in set(multiprocessing.active_children()) - before:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+    found += batches
+    assert same(found, list(loader_of(samples).epoch(0)))
+
+
 def test_a_worker_that_hangs_is_found_out(samples: list[Sample]) -> None:
     loader = loader_of(
         samples, num_workers=1, transform=Sleepy(None), batch_size=1, timeout_seconds=0.2

@@ -54,9 +54,7 @@ def test_all_figures_equal_those_of_scikit_learn(num_classes):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     assert scores.mean_iou == pytest.approx(iou.mean(), abs=1e-12)
     assert scores.mean_dice == pytest.approx(dice.mean(), abs=1e-12)
-    assert scores.pixel_accuracy == pytest.approx(
-        reference.accuracy_score(truth, guess), abs=1e-12
-    )
+    assert scores.pixel_accuracy == pytest.approx(reference.accuracy_score(truth, guess), abs=1e-12)
 
 
 def test_hand_values_with_classes_that_are_absent_never_present_and_never_predicted():

@@ -40,6 +40,17 @@ def build(network=None, *, num_classes=2, in_channels=1, dtype="uint8", window=3
     return Segmenter(network or Bright(classes.num_classes), card).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_segmenter():
+    """`build`, for tests."""
     return build
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    # Tiny tensors gain nothing from threads, and where cores are busy otherwise, waiting for the
+    # second one made these tests 400 times slower
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)

@@ -52,9 +52,9 @@ def test_every_architecture_gives_logits_of_the_size_of_the_image(
 lengths = st.sampled_from([1, 2, 3, 31, 32, 33, 61, 67, 97])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(
-    architecture=st.sampled_from(["unet", "unetplusplus", "linknet", "fpn", "pan", "segformer"]),
+    architecture=st.sampled_from(["unet", "fpn", "pan", "segformer"]),
     height=lengths,
     width=lengths,
 )
@@ -145,6 +145,7 @@ def test_options_reach_the_model() -> None:
         ("smp:unet/resnet18", {"decoder_chanels": 3}, "did you mean 'decoder_channels'"),
         ("smp:unet/resnet18", {"classes": 3}, "has no option 'classes'"),
         ("smp:unet/resnet18", {"encoder_depth": "deep"}, "encoder_depth = 'deep'"),
+        ("smp:deeplabv3/resnet18", {"decoder_atrous_rates": ["a"]}, "decoder_atrous_rates"),
         ("smp:unet/resnet18", {"encoder_depth": 3}, "Model depth is 3"),
         ("smp:pspnet/resnet18", {"encoder_depth": 4}, "16x32 gives logits of 8x16"),
         ("smp:unetplusplus/mit_b0", {}, "choose another encoder"),

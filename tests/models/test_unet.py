@@ -98,7 +98,7 @@ def small(bilinear: bool, depth: int, norm: str) -> UNet:
 lengths = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 32, 37, 61])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     height=lengths,
     width=lengths,

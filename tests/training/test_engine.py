@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unet_pipeline.errors import DivergedError
+from unet_pipeline.errors import DivergedError, UserError
 from unet_pipeline.training.engine import Limits, Position, train_steps
 
 
@@ -121,6 +121,12 @@ def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_is() -> None
 
     with pytest.raises(DivergedError, match="gradient norm"):
         run(network(), batches(1), Position(), loss=loss)
+
+
+def test_one_value_a_channel_is_too_little_for_batch_normalisation() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 4), nn.BatchNorm2d(2))
+    with pytest.raises(UserError, match=r"--batch-size.*model\.norm=group"):
+        run(model, batches(1), Position())
 
 
 def test_training_puts_the_model_into_training_mode() -> None:

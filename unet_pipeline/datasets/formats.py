@@ -21,6 +21,7 @@ from unet_pipeline.datasets.layout import (
     Folder,
     any_of,
     choose,
+    counted,
     labels,
     named,
     no_images,
@@ -116,13 +117,15 @@ def _in_two_folders(
     if keyed and not image_splits <= mask_splits:
         bare = [f for f in image_side if f.split not in mask_splits]
         count = sum(len(f.files) for f in bare)
-        left_out.append(f"left out: {count} images in {labels(bare)}, which have no masks at all")
+        left_out.append(
+            f"left out: {counted(count, 'image')} in {labels(bare)}, which have no masks at all"
+        )
         image_side = [f for f in image_side if f.split in mask_splits]
         folders = [f for f in folders if f not in bare]
     used = {folder.label for folder in image_side + mask_side}
     if unused := [folder for folder in folders if folder.label not in used]:
         count = sum(len(f.files) for f in unused)
-        left_out.append(f"left out: {count} images in {labels(unused)}")
+        left_out.append(f"left out: {counted(count, 'image')} in {labels(unused)}")
     sentence = f"images in {labels(image_side)}, masks in {labels(mask_side)}"
     images, masks = _files(image_side), _files(mask_side)
     return _paired(source, images, masks, keyed=keyed, sentence=sentence, left_out=left_out)
@@ -250,7 +253,9 @@ def _paired(
     pairs = _pairs(matched, left_out)
     counts = Counter(pair.split for pair in pairs)
     named = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
-    sentence = f"{len(pairs)} pairs: {sentence}" + (f"; splits by folder: {named}" if named else "")
+    sentence = f"{counted(len(pairs), 'pair')}: {sentence}" + (
+        f"; splits by folder: {named}" if named else ""
+    )
     return FoundPairs(pairs, sentence, tuple(left_out))
 
 
@@ -289,7 +294,7 @@ def _pairs(matched: list[tuple[_File, _File]], left_out: list[str]) -> tuple[Pai
     if any(split for _, split, _, _ in rows) and not all(split for _, split, _, _ in rows):
         loose = [name for name, split, _, _ in rows if split is None]
         shown = ", ".join(loose[:3]) + (", ..." if len(loose) > 3 else "")
-        left_out.append(f"left out: {len(loose)} pairs that lie in no split ({shown})")
+        left_out.append(f"left out: {counted(len(loose), 'pair')} in no split ({shown})")
         rows = [row for row in rows if row[1] is not None]
     if len({name for name, _, _, _ in rows}) < len(rows):  # the same name in two splits
         rows = [(f"{split}/{name}", split, i, m) for name, split, i, m in rows]

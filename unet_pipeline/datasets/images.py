@@ -113,7 +113,7 @@ def decode_image(data: bytes, *, source: str) -> ImageArray:
         colors = raster.palette[raster.pixels[..., 0]]
         grey = (colors == colors[..., :1]).all()
         return np.ascontiguousarray(colors[..., :1]) if grey else colors
-    pixels: npt.NDArray[Any] = raster.pixels
+    pixels: npt.NDArray[Any] = np.require(raster.pixels, raster.pixels.dtype.newbyteorder("="))
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     elif pixels.dtype.kind not in "iuf":
@@ -124,8 +124,7 @@ def decode_image(data: bytes, *, source: str) -> ImageArray:
         if not np.isfinite(pixels).all():
             count = pixels.size - int(np.isfinite(pixels).sum())
             raise DatasetError(f"{source}: {count} values are not finite (NaN or infinite)")
-    # In the machine's byte order, and writable, as torch wants its arrays
-    array: ImageArray = np.require(pixels, pixels.dtype.newbyteorder("="), ["C", "W"])
+    array: ImageArray = np.require(pixels, requirements=["C", "W"])  # as torch wants its arrays
     return array
 
 
@@ -145,7 +144,7 @@ def decode_mask(data: bytes, *, source: str) -> MaskPixels:
             palette = None  # a grey ramp: the index is the grey level
         return MaskPixels(values, palette, raster.lossy)
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return MaskPixels(np.ascontiguousarray(pixels), None, raster.lossy)
+        return MaskPixels(np.require(pixels, requirements=["C", "W"]), None, raster.lossy)
     raise DatasetError(
         f"{source}: a mask of {pixels.shape[2]} channels ({pixels.dtype}): one channel of class "
         "values or an 8-bit colour picture is needed"
@@ -255,7 +254,7 @@ def _decode(data: bytes, source: str) -> Raster:
 def _whole_numbers(values: npt.NDArray[Any], source: str) -> npt.NDArray[np.uint8 | np.uint16]:
     """`values` (H, W) of any type as uint8 or, where they are larger, uint16."""
     if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
+        return np.require(values, requirements=["C", "W"])
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     if values.dtype.kind not in "iuf":

@@ -109,6 +109,7 @@ def named(source: Path, tree: list[Folder], name: str, role: Role) -> list[Folde
     """
     wanted = Path(os.path.normpath(name)).parts
     paths = {folder.parts for folder in tree}
+    roots: set[tuple[str, ...]]
     if wanted == (".",):
         roots = {()}
     elif wanted in paths:
@@ -163,6 +164,11 @@ def labels(folders: list[Folder]) -> str:
     """Up to four folders by name, for a sentence."""
     names = list(dict.fromkeys(folder.label for folder in folders))
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """`number` with its noun: 1 image, 2 images."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def any_of(words: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ batch and goes on as if it had never stopped.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -248,6 +249,9 @@ def _collate(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
+    # Ctrl-C reaches the whole process group; what to do about it is the main process's decision,
+    # which may still need batches to end the step that it is in
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _lost_worker(error: Exception) -> str | None:

@@ -7,12 +7,13 @@ the manifest, so that a person can move a sample to another split in a spreadshe
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self, get_args
@@ -127,15 +128,24 @@ class Manifest:
         """Write dataset.yaml and samples.csv into `folder`, each whole or not at all."""
         make_writable_folder(folder)
         base = folder.resolve()
+        parents: dict[Path, str] = {}  # of each folder of files, as seen from the manifest
+        for path in (p for s in self.samples for p in (s.image, s.mask) if p is not None):
+            if path.parent not in parents:
+                # links among the folders are resolved; a link at the file itself is not
+                parents[path.parent] = Path(os.path.relpath(path.parent.resolve(), base)).as_posix()
+
+        def relative(path: Path | None) -> str:
+            if path is None:
+                return ""
+            parent = parents[path.parent]
+            return path.name if parent == "." else f"{parent}/{path.name}"
+
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for s in self.samples:
-            image = _relative(s.image, base)
-            mask = "" if s.mask is None else _relative(s.mask, base)
-            writer.writerow(
-                [s.sample_id, image, mask, s.split, s.group, s.width, s.height, s.content]
-            )
+            files = (relative(s.image), relative(s.mask))
+            writer.writerow([s.sample_id, *files, s.split, s.group, s.width, s.height, s.content])
         facts = yaml.safe_dump(
             self.facts.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
@@ -195,11 +205,6 @@ def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
 _COLUMNS = ("sample_id", "image", "mask", "split", "group", "width", "height", "content")
 
 
-def _relative(path: Path, base: Path) -> str:
-    """`path` as seen from `base`. Links among the folders are resolved, one at the file is not."""
-    return Path(os.path.relpath(path.parent.resolve() / path.name, base)).as_posix()
-
-
 def _load_facts(path: Path) -> DatasetFacts:
     try:
         content = yaml.safe_load(path.read_bytes())
@@ -234,11 +239,16 @@ def _load_samples(path: Path) -> list[Sample]:
         raise DatasetError(f"{path}: has no column {', '.join(missing)}; prepare again")
     places = [header.index(name) if name in header else None for name in _COLUMNS]
     base = path.parent.resolve()
+
+    @functools.cache
+    def folder(relative: str) -> Path:
+        return Path(os.path.normpath(base / relative))
+
     samples = []
     for number, row in enumerate(rows, start=2):
         if any(row):
             cells = ["" if at is None or at >= len(row) else row[at] for at in places]
-            samples.append(_sample(cells, base, f"{path}, row {number}"))
+            samples.append(_sample(cells, folder, f"{path}, row {number}"))
     if not samples:
         raise DatasetError(f"{path}: has no rows; prepare again")
     counts = Counter(s.sample_id for s in samples)
@@ -248,7 +258,7 @@ def _load_samples(path: Path) -> list[Sample]:
     return samples
 
 
-def _sample(cells: list[str], base: Path, source: str) -> Sample:
+def _sample(cells: list[str], folder: Callable[[str], Path], source: str) -> Sample:
     sample_id, image, mask, split, group, width, height, content = cells
     if not sample_id or not image:
         raise DatasetError(f"{source}: sample_id or image is empty; remove the row or fill it")
@@ -258,8 +268,8 @@ def _sample(cells: list[str], base: Path, source: str) -> Sample:
         raise DatasetError(f"{source}: width {width!r} and height {height!r} must be whole numbers")
     return Sample(
         sample_id=sample_id,
-        image=_absolute(base, image),
-        mask=_absolute(base, mask) if mask else None,
+        image=_absolute(folder, image),
+        mask=_absolute(folder, mask) if mask else None,
         split=split,
         group=group or sample_id,
         width=int(width),
@@ -268,8 +278,9 @@ def _sample(cells: list[str], base: Path, source: str) -> Sample:
     )
 
 
-def _absolute(base: Path, relative: str) -> Path:
-    return Path(os.path.normpath(base / relative))
+def _absolute(folder: Callable[[str], Path], relative: str) -> Path:
+    parent, name = os.path.split(relative)
+    return folder(parent) / name
 
 
 def _check_files_exist(folder: Path, samples: Iterable[Sample]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import struct
 from typing import BinaryIO
 
 import cv2
@@ -41,6 +43,7 @@ _LOSSY = (
 
 def tiff_header(file: BinaryIO, source: str) -> Header:
     """Width, height and channels of a TIFF file, from its tags alone."""
+    _check_page_list(file, source)
     with tifffile.TiffFile(file, _multifile=False) as tif:
         page, series, axis = _single_picture(tif, source)
         height, width = page.imagelength, page.imagewidth
@@ -121,6 +124,31 @@ def _single_picture(
     raise DatasetError(
         f"{source}: holds {depth} pages (a stack); one picture a file is read: split it up"
     )
+
+
+def _check_page_list(file: BinaryIO, source: str) -> None:
+    """Refuse a file whose list of pages leads back into itself: tifffile would follow it for ever.
+
+    Leaves the file at its beginning.
+    """
+    head = file.read(16)
+    order = "<" if head[:2] == b"II" else ">"
+    big = head[2:4] in (b"+\0", b"\0+")
+    count_format, tag_size, link_format = ("Q", 20, "Q") if big else ("H", 12, "I")
+    (place,) = struct.unpack_from(order + link_format, head, 8 if big else 4)
+    seen: set[int] = set()
+    while place:
+        if place in seen:
+            raise DatasetError(f"{source}: is damaged (its list of pages goes round in a circle)")
+        seen.add(place)
+        file.seek(place)
+        (num_tags,) = struct.unpack(
+            order + count_format, file.read(struct.calcsize("=" + count_format))
+        )
+        file.seek(num_tags * tag_size, os.SEEK_CUR)
+        link = file.read(struct.calcsize("=" + link_format))
+        place = struct.unpack(order + link_format, link)[0]
+    file.seek(0)
 
 
 def _page_shape(page: tifffile.TiffPage) -> tuple[int, int, int]:

@@ -10,13 +10,14 @@ from unet_pipeline.evaluation.metrics import (
 )
 from unet_pipeline.evaluation.pictures import overlay, panel
 from unet_pipeline.evaluation.report import scores_json, write_report
-from unet_pipeline.evaluation.tables import score_table
+from unet_pipeline.evaluation.tables import headline_figures, score_table
 
 __all__ = [
     "ClassScores",
     "Scores",
     "class_scores",
     "confusion_matrix",
+    "headline_figures",
     "image_means",
     "overlay",
     "panel",

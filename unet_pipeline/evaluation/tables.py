@@ -106,3 +106,13 @@ def _absences(scores: Scores, classes: Classes) -> Text:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def headline_figures(scores: Scores, classes: Classes) -> dict[str, float]:
+    """The figures worth a curve each: the means, and the IoU of each class up to 20 classes.
+
+    More keys would make MLflow's page of charts slow; metrics.json has all of them.
+    """
+    kept = ("mean_", "pixel_accuracy") + (("iou/",) if classes.num_classes <= 20 else ())
+    figures = scores.figures(classes.names)
+    return {name: value for name, value in figures.items() if name.startswith(kept)}

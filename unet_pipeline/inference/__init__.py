@@ -12,11 +12,18 @@ from unet_pipeline.inference.inputs import (
 )
 from unet_pipeline.inference.outputs import OUTPUTS
 from unet_pipeline.inference.scoring import ImageScores, score
-from unet_pipeline.inference.sliding_window import predict_image, predict_logits
+from unet_pipeline.inference.sliding_window import (
+    BATCH_SIZE,
+    OVERLAP,
+    predict_image,
+    predict_logits,
+)
 from unet_pipeline.inference.threads import Failure
 
 __all__ = [
+    "BATCH_SIZE",
     "OUTPUTS",
+    "OVERLAP",
     "Failure",
     "FolderSummary",
     "ImageScores",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unet_pipeline.inference.inputs import fit_image
-from unet_pipeline.inference.sliding_window import predict_image
+from unet_pipeline.inference.sliding_window import OVERLAP, predict_image
 
 if TYPE_CHECKING:
     from unet_pipeline.models.segmenter import Segmenter
@@ -19,7 +19,7 @@ def predict(
     image: npt.NDArray[Any],
     *,
     window: int | None = None,
-    overlap: float = 0.25,
+    overlap: float = OVERLAP,
     tta: bool = False,
     threshold: float | None = None,
 ) -> npt.NDArray[np.uint8]:

@@ -66,9 +66,13 @@ def write_probabilities(prediction: Prediction, path: Path) -> None:
     `numpy.load(path, mmap_mode="r")` reads parts of it; a zipped .npz could not, and zipping saves
     little of such numbers at a hundred times the time.
     """
-    assert prediction.probabilities is not None
-    with path.open("wb") as file:  # np.save would add its own ending to a path
-        np.save(file, prediction.probabilities)
+    array = prediction.probabilities
+    assert array is not None
+    with path.open("wb") as file:
+        # np.save would write through C, whose error on a full disk does not say that it is full
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(array).data)
 
 
 OUTPUTS: dict[str, Output] = {

@@ -19,6 +19,7 @@ from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import confusion_matrix
 from unet_pipeline.inference.sliding_window import (
+    BATCH_SIZE,
     as_pixels,
     check_window,
     evaluation_mode,
@@ -77,7 +78,7 @@ def score(
     overlap: float,
     autocast_dtype: torch.dtype | None = None,
     loss: Loss | None = None,
-    batch_size: int = 4,
+    batch_size: int = BATCH_SIZE,
     on_progress: Callable[[int], None] | None = None,
 ) -> ImageScores:
     """The confusion counts of every sample, and the mean loss if `loss` is given.

@@ -49,10 +49,11 @@ _ENCODERS = ("model.encoder.", "model.encoder.model.")
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a file holds. card: None in files of others; mask_values: only in theirs."""
+    """What a file holds. card: in our files only; from_torch: as `torch.save` writes them."""
 
     state: dict[str, torch.Tensor]
     card: ModelCard | None = None
+    from_torch: bool = False
     mask_values: Any = None
 
 
@@ -92,6 +93,11 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Segme
     path = _model_path(path)
     contents = _read(path)
     card, state = contents.card, contents.state
+    if card is None and not contents.from_torch:
+        raise UserError(
+            f"{path} holds no model card: it was not written by unet-pipeline, or is damaged; as "
+            "weights alone such a file can start a training, with --weights"
+        )
     if card is None:
         card = card_of(state, contents.mask_values, source=str(path))
         _refuse_differences(state, expected_tensors(card), f"{path} is no PyTorch U-Net:")
@@ -210,7 +216,7 @@ def _read_torch(path: Path, file: BinaryIO) -> _Contents:
                 # torch takes what is marked as a folder for a tensor and reads stray memory
                 folders = [e.filename for e in archive.infolist() if e.external_attr & 0x10]
             if broken or folders:
-                raise ValueError(f"the entry {broken or folders[0]} is damaged")
+                raise ValueError(f"its entry {broken or folders[0]} is not what it was")
         file.seek(0)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -228,7 +234,7 @@ def _read_torch(path: Path, file: BinaryIO) -> _Contents:
                 f"{path} is no state dict: {str(name)[:80]!r} is no tensor; save the model with "
                 f"{_ADVICE}"
             )
-    return _Contents(two_logits(state), mask_values=loaded.get("mask_values"))
+    return _Contents(two_logits(state), from_torch=True, mask_values=loaded.get("mask_values"))
 
 
 _ADVICE = "torch.save(model.state_dict(), FILE)"

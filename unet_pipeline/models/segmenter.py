@@ -117,6 +117,6 @@ class Segmenter(nn.Module):
             raise UserError(
                 f"pixels of shape {tuple(pixels.shape)}: the model takes (N, {channels}, H, W)"
             )
-        x = (pixels.float() - self.offset) / self.scale  # uint16 knows no arithmetic of its own
+        x = (pixels.float() - self.offset) / self.scale
         logits: torch.Tensor = self.network(x)
         return logits.float()

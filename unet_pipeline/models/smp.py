@@ -155,7 +155,7 @@ def _options_of(architecture: str) -> Callable[..., None]:
 
 def _option(name: str, hint: Any, default: Any) -> inspect.Parameter:
     if typing.get_origin(hint) is collections.abc.Iterable:
-        # a checked Iterable is an iterator, which can be read once and not written to a file
+        # an Iterable is checked only when it is read, and read only once
         hint = collections.abc.Sequence[typing.get_args(hint)]  # type: ignore[misc]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from typing import Any
 import torch
 
 from unet_pipeline.catalogue import complete, lookup
+from unet_pipeline.classes import parse_value
 from unet_pipeline.config import DataSettings, TrainConfig
 from unet_pipeline.console import progress_bar
 from unet_pipeline.datasets import loaders
-from unet_pipeline.datasets.index import open_dataset
-from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.index import index_folder
+from unet_pipeline.datasets.manifest import Manifest, Split
 from unet_pipeline.datasets.transforms import TRANSFORMS, build_transform
 from unet_pipeline.errors import UserError
+from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import (
     ModelCard,
     Segmenter,
@@ -41,6 +44,8 @@ from unet_pipeline.training.optimizers import (
 )
 from unet_pipeline.training.plan import Plan, make_plan
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Parts:
@@ -56,21 +61,48 @@ class Parts:
     autocast_dtype: torch.dtype | None
 
 
-def open_data(settings: DataSettings, *, splits: tuple[str, ...]) -> Manifest:
+def index_data(settings: DataSettings, source: Path) -> Manifest:
+    """The plain folder `source`, recognised, checked and split as `settings` says."""
+    with progress_bar("reading", total=1, unit="samples") as bar:
+        manifest = index_folder(
+            source,
+            images=settings.images,
+            masks=settings.masks,
+            ignore_values=[parse_value(text) for text in settings.ignore_values],
+            class_names=settings.class_names or None,
+            values=[parse_value(text) for text in settings.values] or None,
+            other=settings.other,
+            split_by=settings.split_by,
+            val_fraction=settings.val_fraction,
+            test_fraction=settings.test_fraction,
+            seed=settings.split_seed,
+            on_progress=lambda done, total: bar.move_to(done / total, count=done),
+        )
+    for note in manifest.notes:
+        logger.info("%s", note)
+    return manifest
+
+
+def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
     """The dataset at `settings.path`, prepared or plain, which must hold samples of `splits`."""
     if not settings.path:
         raise UserError("no data: give --data, a prepared dataset or a folder of images and masks")
-    with progress_bar("reading", total=1, unit="files") as bar:
-        manifest = open_dataset(
-            Path(settings.path),
-            given=settings.model_fields_set - {"path"},
-            on_progress=lambda done, total: bar.move_to(done / total, count=done),
-            **settings.index_options,
-        )
+    path = Path(settings.path)
+    if Manifest.is_in(path):
+        unset = DataSettings(path=settings.path).model_dump()
+        without_effect = [name for name, v in settings.model_dump().items() if v != unset[name]]
+        if without_effect:
+            raise UserError(
+                f"data.{without_effect[0]} has no effect on {path}, which is prepared: "
+                "leave it out, or prepare the source again with it"
+            )
+        manifest = Manifest.load(path)
+    else:
+        manifest = index_data(settings, path)
     for split in splits:
         if not manifest.split(split):
             counts = ", ".join(f"{n} {name}" for name, n in manifest.facts.num_samples.items())
-            raise UserError(f"{settings.path} has no {split} samples (it has {counts})")
+            raise UserError(f"{path} has no {split} samples (it has {counts})")
     return manifest
 
 
@@ -101,8 +133,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         window=config.inference.window,
     )
     tree = config.model_dump()
-    data = config.data.model_dump(exclude_unset=True)
-    tree["data"] = data | {"path": str(Path(data["path"]).resolve())}
+    tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
     tree["model"] |= complete_options(config.model.name, plan.model_options)
     for section, catalogue, given in (
         ("optimizer", OPTIMIZERS, ()),
@@ -117,7 +148,10 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     tree["training"]["batch_size"] = plan.batch_size
     tree["training"]["val_every"] = plan.val_every
     tree["runtime"]["workers"] = plan.workers
-    tree["inference"]["window"] = plan.window
+    tree["inference"] = {
+        "window": plan.window,
+        "overlap": given_or(config.inference.overlap, OVERLAP),
+    }
     return TrainConfig.model_validate(tree), plan
 
 
@@ -202,3 +236,8 @@ def decided(value: Any) -> Any:
     """A setting that `complete_config` has decided."""
     assert value is not None
     return value
+
+
+def given_or(value: Any, default: Any) -> Any:
+    """A setting, or what a part takes where it is not given."""
+    return default if value is None else value

@@ -12,16 +12,22 @@ import numpy.typing as npt
 from unet_pipeline import tracking
 from unet_pipeline.classes import Classes
 from unet_pipeline.config import DataSettings, EvaluateConfig, TrainConfig, load_config
-from unet_pipeline.console import progress_bar
+from unet_pipeline.console import as_text, progress_bar
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
 from unet_pipeline.datasets.manifest import Manifest, Sample
 from unet_pipeline.errors import UserError
-from unet_pipeline.evaluation import Scores, score_table, scores_json, write_report
+from unet_pipeline.evaluation import (
+    Scores,
+    headline_figures,
+    score_table,
+    scores_json,
+    write_report,
+)
 from unet_pipeline.files import make_writable_folder
-from unet_pipeline.inference import predict_image, score
+from unet_pipeline.inference import OVERLAP, predict_image, score
 from unet_pipeline.models import Segmenter, load_model
 from unet_pipeline.runtime import choose_device, choose_precision, place
-from unet_pipeline.stages.assembly import open_data
+from unet_pipeline.stages.assembly import given_or, open_data
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)
@@ -41,9 +47,9 @@ class Evaluation:
         figures = scores_json(self.scores, self.classes)
         return {"folder": str(self.folder), "split": self.split, **figures}
 
-    def table(self) -> Any:
-        """A rich table of the scores."""
-        return score_table(self.scores, self.classes)
+    def table(self) -> str:
+        """The scores as a table of text."""
+        return as_text(score_table(self.scores, self.classes))
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -63,13 +69,19 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     folder = make_writable_folder(_report_folder(config, run_dir, manifest))
     classes = _classes(segmenter, manifest)
     card = segmenter.card
-    window = config.inference.window or card.window
+    if manifest.facts.dtype != card.dtype:
+        raise UserError(
+            f"the model knows {card.dtype} images, the dataset holds {manifest.facts.dtype}: "
+            "convert them as the training images were"
+        )
+    window = given_or(config.inference.window, card.window)
+    overlap = given_or(config.inference.overlap, OVERLAP)
     with progress_bar("evaluating", total=len(samples), unit="images") as bar:
         result = score(
             segmenter,
             iterate_samples(samples, classes=classes, in_channels=card.in_channels),
             window=window,
-            overlap=config.inference.overlap,
+            overlap=overlap,
             autocast_dtype=autocast_dtype,
             on_progress=lambda done: bar.move_to(done, count=done),
         )
@@ -81,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             segmenter,
             decoded.image,
             window=window,
-            overlap=config.inference.overlap,
+            overlap=overlap,
             autocast_dtype=autocast_dtype,
         )
         return decoded.image, decoded.mask, prediction
@@ -151,14 +163,9 @@ def _track(
     known = facts.get("fingerprint") == manifest.facts.fingerprint
     # other data than the model was trained on must not pass for its own test split
     group = config.split if known else f"{config.split}-{runs.slug(manifest.facts.name)}"
-    classes, scores = evaluation.classes, evaluation.scores
-    kept = ("mean_", "pixel_accuracy", "iou/" if classes.num_classes <= 20 else "mean_")
-    figures = scores.figures(classes.names)
+    figures = headline_figures(evaluation.scores, evaluation.classes)
     track = tracking.attach(run_dir)
-    track.log_metrics(
-        {f"{group}/{name}": value for name, value in figures.items() if name.startswith(kept)},
-        step=0,
-    )
+    track.log_metrics({f"{group}/{name}": value for name, value in figures.items()}, step=0)
     track.log_artifact(evaluation.folder, "evaluation")
     track.close("FINISHED")
     return track.url

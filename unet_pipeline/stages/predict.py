@@ -14,10 +14,18 @@ from unet_pipeline.config import PredictConfig, dump_config
 from unet_pipeline.console import progress_bar
 from unet_pipeline.errors import RejectedInputsError, UserError
 from unet_pipeline.files import make_writable_folder
-from unet_pipeline.inference import FolderSummary, collect_inputs, plan_outputs, predict_folder
+from unet_pipeline.inference import (
+    BATCH_SIZE,
+    OVERLAP,
+    FolderSummary,
+    collect_inputs,
+    plan_outputs,
+    predict_folder,
+)
 from unet_pipeline.inference.folder import FAILURES_NAME
 from unet_pipeline.models import load_model
 from unet_pipeline.runtime import choose_device, choose_precision, place
+from unet_pipeline.stages.assembly import given_or
 from unet_pipeline.training.run_folder import slug
 
 logger = logging.getLogger(__name__)
@@ -52,7 +60,7 @@ class PredictedFiles:
             raise RejectedInputsError(
                 f"{len(failures)} of {len(failures) + self.result.written + self.result.skipped} "
                 f"inputs have no mask, listed in {self.folder / FAILURES_NAME}; "
-                f"the first: {failures[0].reason}"
+                f"the first: {failures[0].path}: {failures[0].reason}"
             )
 
 
@@ -76,9 +84,9 @@ def predict_files(config: PredictConfig) -> PredictedFiles:
             segmenter,
             jobs,
             output=output,
-            window=config.inference.window or segmenter.card.window,
-            overlap=config.inference.overlap,
-            batch_size=config.batch_size,
+            window=given_or(config.inference.window, segmenter.card.window),
+            overlap=given_or(config.inference.overlap, OVERLAP),
+            batch_size=given_or(config.batch_size, BATCH_SIZE),
             autocast_dtype=choose_precision(config.runtime.amp, device),
             tta=config.tta,
             threshold=config.threshold,

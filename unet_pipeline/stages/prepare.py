@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline.config import PrepareConfig
-from unet_pipeline.console import progress_bar
-from unet_pipeline.datasets.index import index_folder
-from unet_pipeline.datasets.manifest import FACTS_FILE, Manifest
+from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.datasets.samples import write_scenes
 from unet_pipeline.errors import UserError
 from unet_pipeline.files import folder_lock, make_writable_folder
+from unet_pipeline.stages.assembly import index_data
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
         raise UserError(f"there is no folder {source}: give the folder of images and masks")
     if source is not None and output.resolve() == source.resolve():
         raise UserError(f"--output {output} is the source itself: choose another folder")
-    if (output / FACTS_FILE).exists():
+    if Manifest.is_in(output):
         raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")
     make_writable_folder(output)
     with folder_lock(output):
@@ -55,12 +54,8 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
             logger.info("drawing %d scenes of handwritten digits", config.num_scenes)
             write_scenes(output, num_scenes=config.num_scenes)
             source = output
-        with progress_bar("reading", total=1, unit="files") as bar:
-            manifest = index_folder(
-                source,
-                **config.data.index_options,
-                name=name,
-                on_progress=lambda done, total: bar.move_to(done / total, count=done),
-            )
+        manifest = index_data(config.data, source)
+        facts = manifest.facts.model_copy(update={"name": name})
+        manifest = replace(manifest, facts=facts)
         manifest.save(output)
     return PreparedDataset(output, manifest)

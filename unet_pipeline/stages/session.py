@@ -39,7 +39,8 @@ LEADERBOARD = (
 class Reached:
     """What a run has reached; saved with its state.
 
-    history: one row a validation. best: the row of the best one. since_best: validations since.
+    history: one row an epoch. best: the scores of the best one. since_best: validations since.
+    validated_step: the step that was validated last.
     panels: pictures of the panel made so far. seconds_to_end: what the last validation and saving
     are expected to take, of the budget.
     """
@@ -47,6 +48,7 @@ class Reached:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     since_best: int = 0
+    validated_step: int = -1
     panels: int = 0
     seconds_to_end: float = 1.0
 
@@ -116,7 +118,7 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
             segmenter,
             decoded.image,
             window=decided(session.config.inference.window),
-            overlap=session.config.inference.overlap,
+            overlap=decided(session.config.inference.overlap),
             autocast_dtype=session.parts.autocast_dtype,
         )
         pair = [
@@ -126,12 +128,14 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
         session.track.log_image(key, np.concatenate(pair, axis=1), step=step)
 
 
-def start_tracking(config: TrainConfig, manifest: Manifest, folder: Path) -> tracking.Run:
+def start_tracking(
+    config: TrainConfig, manifest: Manifest, folder: Path, experiment: str
+) -> tracking.Run:
     """A new MLflow run that knows the settings, the data and the machine."""
     facts = manifest.facts
     track = tracking.start(
         folder,
-        experiment=tracking.experiment_name(config.output.experiment, default=facts.name),
+        experiment=experiment,
         run_name=folder.name,
         params=_headline(config, manifest),
         tags=describe_machine(choose_device(config.runtime.device)),
@@ -171,8 +175,8 @@ def run_note(session: Session) -> str:
     counts = ", ".join(f"{n} {split}" for split, n in facts.num_samples.items())
     return (
         f"**{session.config.model.name}** on **{facts.name}** ({counts}; "
-        f"{facts.classes.num_classes} classes), best of {len(session.reached.history) - 1} "
-        f"validations at epoch {best['epoch']:.0f}.\n\n"
+        f"{facts.classes.num_classes} classes), best validation "
+        f"at epoch {best['epoch']:.0f}.\n\n"
         f"| validation | |\n|---|---|\n{rows}\n\n"
         f"```\nunet predict IMAGES --model {session.folder} --output MASKS\n```\n"
     )

@@ -21,7 +21,7 @@ from unet_pipeline.console import log_to_file, progress_bar
 from unet_pipeline.datasets.loaders import iterate_samples
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE
 from unet_pipeline.errors import UserError
-from unet_pipeline.evaluation import summarize
+from unet_pipeline.evaluation import headline_figures, summarize
 from unet_pipeline.files import folder_lock, write_atomic
 from unet_pipeline.inference import score
 from unet_pipeline.models import load_model
@@ -96,16 +96,17 @@ def train(config: TrainConfig) -> TrainedRun:
     config, plan = complete_config(config, manifest)
     logger.info("%s", format_plan(config, manifest, plan))
     parts = build_parts(config, manifest)
+    experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     folder = runs.create_run_folder(
         Path(config.output.runs_dir),
-        config.output.experiment or manifest.facts.name,
+        experiment,
         config.output.run_name,
         stem=f"{config.model.name}-{config.training.loss}",
     )
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
         write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
         manifest.save(folder)
-        track = start_tracking(config, manifest, folder)
+        track = start_tracking(config, manifest, folder, experiment)
         return _run(Session(config, manifest, folder, parts, position, Reached(), track))
 
 
@@ -177,7 +178,7 @@ def _fit(session: Session, stop: StopRequest) -> None:
     # Validating first shows the untrained network in MLflow, and how long a validation takes
     started = position.elapsed()
     if not session.reached.history:
-        _validate(session, {})
+        _record(session, _validate(session))
         # of the budget, the last validation and saving take as long again
         session.reached.seconds_to_end = 1.2 * (position.elapsed() - started) + 1.0
 
@@ -222,12 +223,11 @@ def _fit(session: Session, stop: StopRequest) -> None:
                 "time/images_per_second": images / seconds,
             }
             if progress(session) >= 1 or position.epoch % decided(config.training.val_every) == 0:
-                _validate(session, row)
-            else:
-                session.track.log_metrics(row, step=position.epoch)
+                row |= _validate(session)
+            _record(session, row)
             _save(session)
-    if not stop and session.reached.history[-1]["step"] != position.step:
-        _validate(session, {})
+    if not stop and session.reached.validated_step != position.step:
+        _record(session, _validate(session))
     if position.step:
         _save(session)
 
@@ -240,56 +240,57 @@ def _out_of_patience(session: Session) -> bool:
     return True
 
 
-def _validate(session: Session, row: dict[str, float]) -> None:
-    """Score the val split, log the figures, and keep the model where it is the best so far."""
+def _validate(session: Session) -> dict[str, float]:
+    """The scores of the val split; the model is kept where they are the best so far."""
     config, parts, position = session.config, session.parts, session.position
     facts = session.manifest.facts
-    samples = iterate_samples(
-        session.manifest.split("val"),
-        classes=facts.classes,
-        in_channels=facts.in_channels,
-        cache=parts.cache,
-    )
     result = score(
         parts.segmenter,
-        samples,
+        iterate_samples(
+            session.manifest.split("val"),
+            classes=facts.classes,
+            in_channels=facts.in_channels,
+            cache=parts.cache,
+        ),
         window=decided(config.inference.window),
-        overlap=config.inference.overlap,
-        batch_size=decided(config.training.batch_size),
+        overlap=decided(config.inference.overlap),
         autocast_dtype=parts.autocast_dtype,
         loss=parts.loss,
     )
-    figures = summarize(result.matrices).figures(facts.classes.names)
-    kept = ("mean_", "pixel_accuracy", "iou/" if facts.classes.num_classes <= 20 else "mean_")
-    row |= {f"val/{name}": value for name, value in figures.items() if name.startswith(kept)}
+    figures = headline_figures(summarize(result.matrices), facts.classes)
+    row = {f"val/{name}": value for name, value in figures.items()}
     row["val/loss"] = math.nan if result.loss is None else result.loss
-    row |= {"epoch": position.epoch, "step": position.step}
-    reached = session.reached
-    reached.history.append(row)
-    runs.write_history(session.folder, reached.history)
-    metrics = {name: value for name, value in row.items() if "/" in name or name == "lr"}
-    session.track.log_metrics(metrics, step=position.epoch)
-    logger.info(
-        "epoch %3d  step %5d  train loss %.4f  val loss %.4f  mean IoU %.4f  mean Dice %.4f",
-        position.epoch,
-        position.step,
-        row.get("train/loss", math.nan),
-        row["val/loss"],
-        row["val/mean_iou"],
-        row["val/mean_dice"],
-    )
-    share = progress(session)
+    reached, share = session.reached, progress(session)
+    reached.validated_step = position.step
     if share * PANEL_STEPS >= reached.panels:  # at step 0, then in even parts of the run
         log_panel(session, parts.segmenter, group="progress", step=position.epoch)
         reached.panels = 1 + int(share * PANEL_STEPS)
     if position.step == 0:
-        return
+        return row
     # Written so that NaN, which compares false, never counts as better
     if row["val/mean_iou"] > reached.best.get("val/mean_iou", -1.0):
-        reached.best, reached.since_best = row, 0
-        write_model(session, session.folder / runs.BEST_NAME, row)
+        reached.best = {"epoch": position.epoch, "step": position.step} | row
+        reached.since_best = 0
+        write_model(session, session.folder / runs.BEST_NAME, reached.best)
     else:
         reached.since_best += 1
+    return row
+
+
+def _record(session: Session, row: dict[str, float]) -> None:
+    """Add the figures of an epoch to history.csv, to MLflow and to the log."""
+    position = session.position
+    session.reached.history.append({"epoch": position.epoch, "step": position.step} | row)
+    runs.write_history(session.folder, session.reached.history)
+    session.track.log_metrics(row, step=position.epoch)
+    shown = {
+        "train loss": row.get("train/loss"),
+        "val loss": row.get("val/loss"),
+        "mean IoU": row.get("val/mean_iou"),
+        "mean Dice": row.get("val/mean_dice"),
+    }
+    words = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
+    logger.info("epoch %3d  step %5d  %s", position.epoch, position.step, words)
 
 
 def _save(session: Session) -> None:

@@ -1,15 +1,25 @@
 """A run as MLflow shows it: a view of the run folder, sent behind the training's back.
 
-Everything is written to the run folder first (`spool`), then sent to the store (`store`) by one
-thread of our own (`run`). Whatever the store does, the training goes on, and what could not be
-sent is sent later, without duplicates. This package is the only place that imports mlflow, and
-only when a run begins.
+Everything is written to the run folder first (`opening`, `run`, `spool`), then carried to the
+store by one thread of our own (`courier`, `senders`, `store`). Whatever the store does, the
+training goes on, and what could not be sent is sent later, without duplicates. This package is the
+only place that imports mlflow, and only when a run begins.
 """
 
 from __future__ import annotations
 
 from unet_pipeline.tracking.names import experiment_name
-from unet_pipeline.tracking.run import Run, attach, resume, start, sync
-from unet_pipeline.tracking.store import tracking_uri
+from unet_pipeline.tracking.opening import attach, resume, start, sync
+from unet_pipeline.tracking.places import tracking_uri
+from unet_pipeline.tracking.run import Run, Status
 
-__all__ = ["Run", "attach", "experiment_name", "resume", "start", "sync", "tracking_uri"]
+__all__ = [
+    "Run",
+    "Status",
+    "attach",
+    "experiment_name",
+    "resume",
+    "start",
+    "sync",
+    "tracking_uri",
+]

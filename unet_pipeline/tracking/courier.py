@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from unet_pipeline.tracking.names import without_credentials
+from unet_pipeline.tracking.places import is_local
 from unet_pipeline.tracking.senders import LANES, SENDERS, size_of
 from unet_pipeline.tracking.spool import Identity, Record, Spool
 from unet_pipeline.tracking.store import (
@@ -16,7 +17,6 @@ from unet_pipeline.tracking.store import (
     connect,
     describe,
     is_active,
-    is_local,
     is_rejection,
     load_mlflow,
     quiet,

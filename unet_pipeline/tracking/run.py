@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,18 +15,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.errors import ResourceError, UserError
-from unet_pipeline.tracking import store
+from unet_pipeline.errors import ResourceError
+from unet_pipeline.tracking import places, store
 from unet_pipeline.tracking.courier import Courier
-from unet_pipeline.tracking.facts import origin_tags
 from unet_pipeline.tracking.names import (
-    check_experiment,
     clean_key,
     finite_metrics,
     flat_params,
     flat_tags,
     shorten,
-    without_credentials,
 )
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
 
@@ -45,8 +43,11 @@ class Run:
     and none waits for the store, except `close`.
     """
 
-    def __init__(self, folder: Path, identity: Identity, *, uri: str, owner: bool) -> None:
+    def __init__(
+        self, folder: Path, identity: Identity, *, uri: str, owner: bool, send: bool = True
+    ) -> None:
         self.folder = folder
+        self._sends = send
         self._spool = Spool(folder)
         self._courier = Courier(self._spool, identity, uri)
         self._owner = owner
@@ -75,18 +76,18 @@ class Run:
         identity = self._courier.identity
         if identity.experiment_id is None or identity.run_id is None:
             return None
-        return store.page(self._courier.uri, identity.experiment_id, identity.run_id)
+        return places.page(self._courier.uri, identity.experiment_id, identity.run_id)
 
     @property
     def leaderboard_url(self) -> str | None:
         """The link of the experiment's saved view, all runs side by side."""
         experiment_id = self._courier.identity.experiment_id
-        return store.page(self._courier.uri, experiment_id) if experiment_id else None
+        return places.page(self._courier.uri, experiment_id) if experiment_id else None
 
     @property
     def ui_command(self) -> str | None:
-        """The command that shows the run; None for a server, where `url` is enough."""
-        return store.ui_command(self._courier.uri)
+        """The command that shows the run; None where `url` is enough, or nothing is sent."""
+        return places.ui_command(self._courier.uri) if self._sends else None
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Settings, nested or flat: `section.key` in MLflow, long values shortened."""
@@ -138,18 +139,19 @@ class Run:
 
         folder: where it goes in MLflow. What lies outside the run folder is copied into it first.
         """
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-        elif not path.is_file():
-            logger.warning("tracking: there is no file %s to send", path)
-            return
-        for file in files:
-            inner = file.parent.relative_to(path.parent).as_posix()
-            place = "/".join(part for part in (folder, inner) if part and part != ".")
-            place = clean_key(place) if place else ""
-            if staged := self._spool.stage(file, place):
-                self._spool.append("artifact", path=staged, folder=place)
+        with self._spool.guarded(path.name):
+            files = [path]
+            if path.is_dir():
+                files = sorted(file for file in path.rglob("*") if file.is_file())
+            elif not path.is_file():
+                logger.warning("tracking: there is no file %s to send", path)
+                return
+            for file in files:
+                inner = file.parent.relative_to(path.parent).as_posix()
+                place = "/".join(part for part in (folder, inner) if part and part != ".")
+                place = clean_key(place) if place else ""
+                if staged := self._spool.stage(file, place):
+                    self._spool.append("artifact", path=staged, folder=place)
 
     def log_dataset(
         self,
@@ -186,7 +188,7 @@ class Run:
             self.set_tags({"unet.nonfinite": json.dumps(self._nonfinite, ensure_ascii=False)})
         if self._owner:
             self._spool.append("status", status=status)
-        pending = self._courier.finish(grace)
+        pending = self._courier.finish(grace) if self._sends else 0
         self._spool.close()
         if pending:
             logger.warning(
@@ -198,7 +200,8 @@ class Run:
             )
         return pending
 
-    def _begin(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        """Write what the run is, and begin to send; `start` calls this."""
         identity = self._courier.identity
         with self._spool.guarded(IDENTITY):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -209,120 +212,22 @@ class Run:
         self._say_running()
         self.log_params(params)
         self.set_tags({**tags, store.RUN_KEY: identity.key, "unet.run_dir": self.folder.resolve()})
-        self._courier.start()
+        self.dispatch()
 
-    def _continue(self) -> None:
+    def go_on(self) -> None:
+        """Recall what the run has said, and begin to send; `resume` calls this."""
         for record, _ in self._spool.read():
             if record.get("kind") == "metrics":
                 self._nonfinite.update(record.get("nonfinite", ()))
-                self._said.update({(k, record["step"]): v for k, v in record["values"].items()})
+                step, values = record.get("step", 0), record.get("values", {})
+                self._said.update({(key, step): value for key, value in values.items()})
         self._say_running()
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Begin to send, if that is wanted; `attach` calls this."""
+        if self._sends:
+            self._courier.start()
 
     def _say_running(self) -> None:
-        self._spool.append("status", status="RUNNING", pid=os.getpid(), host=os.uname().nodename)
-
-
-def start(
-    run_dir: Path,
-    *,
-    experiment: str,
-    run_name: str,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str],
-    stage: str = "train",
-    leaderboard: tuple[str, ...] = (),
-    uri: str | None = None,
-) -> Run:
-    """A new run in `run_dir`, on its way to MLflow.
-
-    experiment: as `experiment_name` gives it; ignored where `mlflow run` has made the run already.
-    stage: the verb that runs; MLflow shows it as the source.
-    leaderboard: the columns of the experiment's saved view, `metrics.<key>` or `params.<key>`; the
-    first metric ranks the runs.
-    uri: the store; else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
-    Raises `UserError` for an experiment's name that cannot be, and nothing else: a store that
-    fails is one warning.
-    """
-    check_experiment(experiment)
-    where = store.tracking_uri(uri)
-    # As MLflow does: the run is adopted once, a second one in this process is its own
-    adopted = os.environ.pop("MLFLOW_RUN_ID", None) or None
-    identity = Identity(
-        tracking_uri=without_credentials(where),
-        experiment=experiment,
-        run_name=run_name,
-        leaderboard=leaderboard,
-        adopted=adopted is not None,
-        run_id=adopted,
-    )
-    origin = origin_tags(stage)
-    if adopted:  # its source is the project, as `mlflow run` has noted
-        origin = {key: value for key, value in origin.items() if not key.startswith("mlflow.")}
-    assert not (run_dir / IDENTITY).exists(), "a new run needs a new folder"
-    run = Run(run_dir, identity, uri=where, owner=True)
-    run._begin(params, origin | dict(tags))
-    return run
-
-
-def resume(run_dir: Path) -> Run:
-    """The run of `run_dir`, running again: the same run in MLflow, its curves continued."""
-    run = _reopened(run_dir, owner=True)
-    run._continue()
-    run._courier.start()
-    return run
-
-
-def attach(run_dir: Path) -> Run:
-    """The run of `run_dir`, to add something to: its status and duration stay what they are."""
-    run = _reopened(run_dir, owner=False)
-    run._courier.start()
-    return run
-
-
-def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
-    """Send what MLflow does not hold yet of the run in `run_dir`; what was sent, by kind.
-
-    uri: another store than the run's own: the run is copied there, or, if it has never reached a
-    store, moved there for good. Sending again adds nothing.
-    The counts: metrics (points), params, tags, datasets, artifacts, images, and `missing` files,
-    `rejected` records.
-    Raises `UserError` where there is no run, and `ResourceError` where the store does not answer.
-    """
-    spool = Spool(run_dir)
-    identity = spool.load()
-    if identity is None:
-        raise UserError(f"{run_dir} is no run folder: it has no {IDENTITY} that can be read")
-    where = store.tracking_uri(uri) if uri else store.recorded_uri(identity.tracking_uri)
-    elsewhere = without_credentials(where) != identity.tracking_uri
-    primary = not elsewhere or identity.run_id is None
-    if elsewhere:
-        moved = {"tracking_uri": without_credentials(where), "run_id": None, "experiment_id": None}
-        identity = identity.model_copy(update=moved)
-        if primary:
-            spool.save(identity)
-    courier = Courier(spool, identity, where, primary=primary)
-    try:
-        courier.carry()
-    except Exception as error:
-        raise ResourceError(
-            f"MLflow at {identity.tracking_uri} fails: {store.describe(error, where)}; "
-            f"{run_dir} keeps what is not sent, try again later"
-        ) from error
-    return courier.counts
-
-
-def _reopened(run_dir: Path, *, owner: bool) -> Run:
-    identity = Spool(run_dir).load()
-    if identity is None:
-        where = store.tracking_uri()
-        logger.warning("tracking: %s has no %s: it becomes a new run in MLflow", run_dir, IDENTITY)
-        identity = Identity(
-            tracking_uri=without_credentials(where),
-            experiment=run_dir.resolve().parent.name or "unet",
-            run_name=run_dir.resolve().name,
-        )
-        run = Run(run_dir, identity, uri=where, owner=owner)
-        with run._spool.guarded(IDENTITY):
-            run._spool.save(identity)
-        return run
-    return Run(run_dir, identity, uri=store.recorded_uri(identity.tracking_uri), owner=owner)
+        self._spool.append("status", status="RUNNING", pid=os.getpid(), host=platform.node())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import shutil
 import tempfile
 import uuid
@@ -104,11 +105,17 @@ def send_artifacts(connection: Connection, folder: Path, records: Sequence[Recor
     counts: Counter[str] = Counter()
     for record in records:
         path = folder / record["path"]
-        if _readable(path):
-            connection.client.log_artifact(connection.run_id, str(path), record["folder"] or None)
-            counts["artifacts"] += 1
-        else:
+        if not _readable(path):
             counts["missing"] += 1
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            # MLflow puts the name into an address as it is: `a#1.png` would arrive as `a`
+            name = re.sub(r"[#%?\x00-\x1f\x7f]", "_", path.name)
+            if name != path.name:
+                Path(place, name).symlink_to(path.resolve())
+                path = Path(place, name)
+            connection.client.log_artifact(connection.run_id, str(path), record["folder"] or None)
+        counts["artifacts"] += 1
     return counts
 
 

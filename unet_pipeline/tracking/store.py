@@ -1,4 +1,4 @@
-"""The store: where the runs of a directory lie, and how a record gets there. Imports mlflow."""
+"""The store, opened: the only module that makes a client of MLflow, and knows its moods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import ssl
 import threading
 import time
@@ -19,11 +18,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet_pipeline.tracking.facts import user_name
 from unet_pipeline.tracking.names import folder_name, shorten, without_credentials
+from unet_pipeline.tracking.places import VIEW_KEY, database_path, is_local, is_server
 from unet_pipeline.tracking.spool import Identity, exclusive
 
 if TYPE_CHECKING:
@@ -34,10 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unet_pipeline")
 
 RUN_KEY = "unet.run_key"
-VIEW_KEY = "unet"
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _PREFLIGHT_SECONDS = 3.0
-_SQLITE = "sqlite:///"
 
 # Set unless the user has: MLflow's own defaults let one call block for 20 minutes (measured).
 # 30 s, because a server may need that to pass an uploaded model on to its own storage.
@@ -62,52 +59,7 @@ class Connection:
     run_id: str
 
 
-def tracking_uri(uri: str | None = None) -> str:
-    """Where runs go: `uri`, else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
-
-    A relative path of an sqlite database becomes absolute, so that it stays true elsewhere.
-    """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    if chosen.startswith(_SQLITE) and not chosen.startswith(_SQLITE + ":memory:"):
-        path, question, options = chosen.removeprefix(_SQLITE).partition("?")
-        return f"{_SQLITE}{Path(path).absolute()}{question}{options}"
-    return chosen
-
-
-def recorded_uri(recorded: str) -> str:
-    """The URI of run.json, with the credentials that `MLFLOW_TRACKING_URI` has for it."""
-    current = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return current if without_credentials(current) == recorded else recorded
-
-
-def is_local(uri: str) -> bool:
-    """Whether the store is a database file."""
-    return uri.startswith(_SQLITE)
-
-
-def ui_command(uri: str) -> str | None:
-    """The command that shows the runs of a database; None for a server, which shows its own."""
-    if _is_server(uri):
-        return None
-    # Files of an old MLflow make a bare `mlflow ui` look there instead
-    old = any(path.parent.name.isdigit() for path in Path("mlruns").glob("*/meta.yaml"))
-    if uri == f"{_SQLITE}{Path.cwd() / 'mlflow.db'}" and not old:
-        return "mlflow ui"
-    return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}"
-
-
-def page(uri: str, experiment_id: str, run_id: str | None = None) -> str:
-    """The link of a run, or of the experiment's saved view, in the browser.
-
-    The workflow type must be in the link: a fresh browser opens on an empty page of traces else.
-    """
-    base = without_credentials(uri).rstrip("/") if _is_server(uri) else "http://127.0.0.1:5000"
-    experiment = f"{base}/#/experiments/{experiment_id}/runs"
-    if run_id is None:
-        return f"{experiment}?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
-    return f"{experiment}/{run_id}/model-metrics?workflowType=machine_learning"
-
-
+@functools.cache
 def load_mlflow() -> None:
     """Import mlflow, quietly: 2 to 4 s, once, better at the beginning than behind a training.
 
@@ -145,7 +97,8 @@ def describe(error: BaseException, uri: str) -> str:
     lines = without_credentials(str(error)).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     if "out-of-date database schema" in text:
-        return f"its database is of an older MLflow: run `mlflow db upgrade {uri}`"
+        upgrade = f"mlflow db upgrade {without_credentials(uri)}"
+        return f"its database is of another MLflow: back it up and run `{upgrade}`"
     if "Max retries exceeded" in text:
         return "it does not answer"
     return shorten(text, 200)
@@ -178,13 +131,9 @@ def quiet() -> Iterator[None]:
         _silent.active = False
 
 
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
 def _preflight(uri: str) -> None:
     """Raise `UnreachableError` unless a server answers within seconds, whatever it answers."""
-    if not _is_server(uri):
+    if not is_server(uri):
         return
     address = without_credentials(uri).rstrip("/") + "/health"
     try:
@@ -206,19 +155,15 @@ def _first_use(uri: str) -> Iterator[None]:
     MLflow does that without a lock: of six processes on no database, five died (measured). The
     lock is on the folder, so that no file is left behind.
     """
-    if not is_local(uri) or not _database(uri).parent.is_dir():
+    if not is_local(uri) or not database_path(uri).parent.is_dir():
         yield
         return
-    folder = os.open(_database(uri).parent, os.O_RDONLY)
+    folder = os.open(database_path(uri).parent, os.O_RDONLY)
     try:
         with exclusive(folder):
             yield
     finally:
         os.close(folder)
-
-
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
 
 
 def _recorded_run(client: MlflowClient, identity: Identity) -> MlflowRun | None:
@@ -276,7 +221,7 @@ def _named_experiment(client: MlflowClient, name: str, uri: str) -> Experiment:
     if experiment is None:
         location = None
         if is_local(uri):
-            location = (_database(uri).parent / "mlruns" / folder_name(name)).as_uri()
+            location = (database_path(uri).parent / "mlruns" / folder_name(name)).as_uri()
         try:
             return client.get_experiment(client.create_experiment(name, location))
         except Exception:  # whatever it is: if another process was faster, there is no error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unet_pipeline.errors import DivergedError
+from unet_pipeline.errors import DivergedError, UserError
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def train_steps(
             group["lr"] = rate
         inputs = inputs.to(device, non_blocking=True)
         targets = targets.to(device, non_blocking=True).long()
-        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        with (
+            torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None),
+            _single_value_errors(),
+        ):
             logits = model(inputs)
         value = loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
@@ -119,6 +123,20 @@ def train_steps(
         position.samples += len(inputs)
         position.loss_sum += mean * len(inputs)
         after_step()
+
+
+@contextlib.contextmanager
+def _single_value_errors() -> Iterator[None]:
+    """Say what to do where batch normalisation finds one value a channel, which has no variance."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch normalisation needs more than one value a channel: use a larger --batch-size or "
+            "--image-size, or a network with --set model.norm=group"
+        ) from error
 
 
 def _describe(

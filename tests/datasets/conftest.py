@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """The folder of a real dataset by its name; where it is absent, the test skips, saying so."""
+
+    def find(name: str) -> Path:
+        beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+        root = Path(os.environ.get("UNET_TEST_DATA", beside))
+        if not (root / name).is_dir():
+            pytest.skip(f"no real data {name} in {root} (UNET_TEST_DATA names another folder)")
+        return root / name
+
+    return find

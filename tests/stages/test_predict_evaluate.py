@@ -1,0 +1,193 @@
+"""predict and evaluate as commands: outputs, exit codes, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unet_pipeline as up
+from unet_pipeline import cli
+from unet_pipeline.datasets.images import read_image
+from unet_pipeline.datasets.manifest import Manifest
+
+
+def errors_of(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_masks_have_the_size_and_the_values_of_the_training_masks(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = scenes / "test" / "images"
+    assert cli.run(["predict", str(source), "--model", str(session_run), "--output", "out"]) == 0
+    assert capsys.readouterr().out == "out\n"
+    values = set(Manifest.load(scenes).facts.classes.values)
+    for path in source.iterdir():
+        with Image.open(path) as image, Image.open(Path("out") / path.name) as mask:
+            assert mask.size == image.size
+            assert set(np.unique(np.asarray(mask))) <= values
+
+
+def test_predict_on_an_array_is_what_the_command_writes(session_run: Path, scenes: Path) -> None:
+    path = sorted((scenes / "test" / "images").iterdir())[0]
+    arguments = ["predict", str(path), "--model", str(session_run), "-o", "out", "--amp", "off"]
+    assert cli.run(arguments) == 0
+    model = up.load_model(session_run)
+    mask = up.predict(model, read_image(path))
+    with Image.open(Path("out") / path.name) as written:
+        np.testing.assert_array_equal(np.asarray(written), mask)
+
+
+def test_a_bad_file_is_listed_and_the_rest_goes_on(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in/deep").mkdir(parents=True)
+    good = sorted((scenes / "test" / "images").iterdir())[0]
+    Path("in/deep/good.png").write_bytes(good.read_bytes())
+    Path("in/bad.png").write_bytes(good.read_bytes()[:100])
+    assert cli.run(["predict", "in", "--model", str(session_run), "-o", "out"]) == 3
+    assert "1 of 2 inputs" in errors_of(capsys)
+    assert Path("out/deep/good.png").is_file()
+    assert not Path("out/bad.png").exists()
+    assert "bad.png" in Path("out/failures.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["predict", "--model", "RUN", "-o", "out"], 2, "no inputs"),
+        (["predict", "in", "-o", "out"], 2, "no model"),
+        (["predict", "in", "--model", "RUN"], 2, "no output"),
+        (["predict", "absent", "--model", "RUN", "-o", "out"], 2, "absent"),
+        (["predict", "empty", "--model", "RUN", "-o", "out"], 2, "empty"),
+        (["predict", "in", "--model", "absent", "-o", "out"], 2, "absent"),
+        (["predict", "in", "--model", "text.pth", "-o", "out"], 2, "text.pth"),
+        (["predict", "in", "--model", "RUN", "-o", "text.pth"], 2, "text.pth"),
+        (["predict", "in", "--model", "RUN", "-o", "out", "--save", "masks"], 2, "did you mean"),
+        (["predict", "in", "--model", "RUN", "-o", "out", "--device", "cuda:7"], 2, "not there"),
+        (
+            ["predict", "in", "--model", "RUN", "-o", "out", "--threshold", "0.5"],
+            2,
+            "the model has 11",
+        ),
+        (["evaluate", "--data", "in"], 2, "no model"),
+        (["evaluate", "--model", "absent", "--data", "in"], 2, "absent"),
+        (["evaluate", "--model", "RUN", "--data", "absent"], 2, "absent"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    code: int,
+    message: str,
+    session_run: Path,
+    scenes: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("in").mkdir()
+    Path("empty").mkdir()
+    good = sorted((scenes / "test" / "images").iterdir())[0]
+    Path("in/a.png").write_bytes(good.read_bytes())
+    Path("text.pth").write_text("no model at all")
+    arguments = [str(session_run) if part == "RUN" else part for part in arguments]
+    assert cli.run(arguments) == code
+    assert message in errors_of(capsys)
+    assert not list(Path.cwd().glob("out/*"))
+
+
+def test_two_inputs_for_one_output_are_refused_before_any_work(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in").mkdir()
+    good = sorted((scenes / "test" / "images").iterdir())[0]
+    with Image.open(good) as image:
+        image.save("in/a.png")
+        image.save("in/a.jpg")
+    assert cli.run(["predict", "in", "--model", str(session_run), "-o", "out"]) == 2
+    message = errors_of(capsys)
+    assert "a.png" in message
+    assert "a.jpg" in message
+    assert not Path("out").exists()
+
+
+def test_skip_existing_leaves_what_stands(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(scenes / "test" / "images")
+    arguments = ["predict", source, "--model", str(session_run), "-o", "out", "--skip-existing"]
+    assert cli.run(arguments) == 0
+    capsys.readouterr()
+    assert cli.run([*arguments, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["written"] == 0
+    assert summary["skipped"] == 3
+
+
+def test_a_checkpoint_of_the_well_known_unet_predicts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = up.UNet(in_channels=3, num_classes=2, bilinear=False)
+    torch.save(network.state_dict() | {"mask_values": [0, 255]}, tmp_path / "unet.pth")
+    Path("in").mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    Image.fromarray(image).save("in/a.png")
+    assert cli.run(["predict", "in", "--model", "unet.pth", "-o", "out", "--amp", "off"]) == 0
+    network.eval()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image).permute(2, 0, 1)[None] / 255).argmax(1)[0]
+    with Image.open("out/a.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), expected.numpy() * 255)
+
+
+def test_evaluate_scores_what_training_scored(session_run: Path, scenes: Path) -> None:
+    arguments = ["evaluate", "--model", str(session_run), "--data", str(scenes), "--split", "val",
+                 "--amp", "off", "--tracking", "off", "--output", "report"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    written = json.loads(Path("report/metrics.json").read_text())
+    trained = up.load_model(session_run).card.facts["val"]
+    assert isinstance(trained, dict)
+    assert written["mean_iou"] == trained["mean_iou"]
+    assert written["pixel_accuracy"] == trained["pixel_accuracy"]
+
+
+def test_evaluate_prints_a_table_and_writes_a_report(
+    session_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--model", str(session_run), "--tracking", "off", "-o", "report"]
+    assert cli.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "background" in out
+    assert "mean" in out
+    names = {path.name for path in Path("report").iterdir()}
+    assert names == {"metrics.json", "per_image.csv", "confusion_matrix.png", "pictures"}
+    assert sorted(path.name for path in Path("report/pictures").iterdir())
+
+
+def test_masks_with_values_that_the_model_does_not_know_are_refused(
+    session_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        Path("other", name).mkdir(parents=True)
+    for n in range(4):
+        image = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(image).save(f"other/images/{n}.png")
+        mask = rng.choice(np.array([0, 200], dtype=np.uint8), (20, 20))
+        Image.fromarray(mask).save(f"other/masks/{n}.png")
+    arguments = ["evaluate", "--model", str(session_run), "--data", "other", "--split", "all",
+                 "--tracking", "off"]  # fmt: skip
+    assert cli.run(arguments) == 4
+    assert "200" in errors_of(capsys)
+
+
+def test_predict_is_recorded_only_when_asked(session_run: Path, scenes: Path) -> None:
+    source = str(scenes / "test" / "images")
+    assert cli.run(["predict", source, "--model", str(session_run), "-o", "out"]) == 0
+    assert not Path("mlflow.db").exists()
+    assert cli.run(["predict", source, "--model", str(session_run), "-o", "out2", "--track"]) == 0
+    assert Path("mlflow.db").exists()

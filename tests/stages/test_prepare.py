@@ -1,0 +1,110 @@
+"""prepare: what lands in the output folder, and that the source is only read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unet_pipeline as up
+from unet_pipeline import cli
+from unet_pipeline.datasets.manifest import Manifest
+
+
+def write_pairs(folder: Path, *, count: int = 8, values: tuple[int, ...] = (0, 255)) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for n in range(count):
+        image = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        mask = rng.choice(np.array(values, dtype=np.uint8), (20, 24))
+        Image.fromarray(image).save(folder / "images" / f"{n}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{n}.png")
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_plain_folder_becomes_a_manifest_that_refers_to_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_pairs(tmp_path / "cells")
+    before = snapshot(source)
+    assert cli.run(["prepare", str(source)]) == 0
+    assert capsys.readouterr().out == "data/cells\n"
+    assert snapshot(source) == before
+    assert {path.name for path in Path("data/cells").iterdir()} == {"dataset.yaml", "samples.csv"}
+    manifest = Manifest.load(Path("data/cells"))
+    assert manifest.facts.name == "cells"
+    assert manifest.facts.classes.values == (0, 255)
+    assert all(sample.image.is_file() for sample in manifest.samples)
+
+
+def test_the_embedded_scenes_need_no_source(scenes: Path) -> None:
+    facts = Manifest.load(scenes).facts
+    assert facts.classes.num_classes == 11
+    assert facts.name == "digits"
+    assert sum(facts.num_samples.values()) == 20
+
+
+def test_json_tells_the_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_pairs(tmp_path / "cells")
+    assert cli.run(["prepare", str(source), "--json", "--class-names", "back,cell"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["classes"]["names"] == ["back", "cell"]
+    assert facts["folder"] == "data/cells"
+
+
+def test_options_reach_the_index(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "stack", count=10, values=(0, 7, 9))
+    arguments = ["prepare", str(source), "-o", "out", "--ignore-values", "9", "--split-by", "order",
+                 "--val", "0.1", "--test", "0.2"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    manifest = Manifest.load(Path("out"))
+    assert manifest.facts.classes.values == (0, 7)
+    assert manifest.facts.classes.ignore_values == (9,)
+    assert [sample.split for sample in manifest.samples] == [*["train"] * 7, "val", *["test"] * 2]
+
+
+def test_from_python_it_is_the_same_stage(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "cells")
+    config = up.load_config(overrides={"data.path": str(source)}, kind=up.PrepareConfig)
+    assert up.prepare(config).folder == Path("data/cells")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["absent"], 2, "absent"),
+        (["cells", "-o", "cells"], 2, "is the source itself"),
+        (["empty"], 4, ".png"),
+        (["cells", "--masks", "nowhere"], 2, "nowhere"),
+        (["cells", "--ignore-values", "red"], 2, "mask value 'red'"),
+        (["cells", "--class-names", "one,two,three"], 2, "3"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(Path("cells"))
+    Path("empty").mkdir()
+    before = snapshot(Path.cwd())
+    assert cli.run(["prepare", *arguments]) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert snapshot(Path.cwd()) == before
+
+
+def test_a_prepared_dataset_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(Path("cells"))
+    assert cli.run(["prepare", "cells"]) == 0
+    before = snapshot(Path("data"))
+    assert cli.run(["prepare", "cells"]) == 2
+    assert "holds a prepared dataset" in capsys.readouterr().err
+    assert snapshot(Path("data")) == before

@@ -1,0 +1,366 @@
+"""train: what a run leaves behind, what it decides, how it ends, and how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+
+import unet_pipeline as up
+from tests.stages.conftest import TINY
+from unet_pipeline import cli
+from unet_pipeline.config import TrainConfig, load_config
+from unet_pipeline.training.checkpoints import load_state
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(torch.equal(one["network"][k], other["network"][k]) for k in one["network"])
+
+
+def errors_of(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_folder_holds_all_that_the_run_has_made(session_run: Path) -> None:
+    names = {path.name for path in session_run.iterdir()}
+    expected = {"config.yaml", "dataset.yaml", "samples.csv", "best.safetensors", "history.csv",
+                "last.safetensors", "last.pt", "previous.pt", "log.txt", "samples"}  # fmt: skip
+    assert expected <= names
+    assert not [name for name in names if name.endswith((".tmp", ".lock"))]
+    assert [row["epoch"] for row in rows_of(session_run)] == ["0", "1", "2", "3"]
+    assert "mean IoU" in (session_run / "log.txt").read_text()
+
+
+def test_the_model_file_knows_where_it_comes_from(session_run: Path) -> None:
+    card = up.load_model(session_run).card
+    facts = yaml.safe_load((session_run / "dataset.yaml").read_text())
+    assert card.network == "unet"
+    assert card.options["base_channels"] == 4
+    assert list(card.classes.names) == facts["classes"]["names"]
+    assert card.facts["fingerprint"] == facts["fingerprint"]
+    best = max(rows_of(session_run)[1:], key=lambda row: float(row["val/mean_iou"]))
+    assert card.facts["val"]["mean_iou"] == pytest.approx(float(best["val/mean_iou"]))
+    assert card.facts["epoch"] == int(best["epoch"])
+
+
+def test_the_saved_config_reproduces_the_run(session_run: Path, tmp_path: Path) -> None:
+    config = load_config(session_run / "config.yaml")
+    config = load_config(session_run / "config.yaml", {"output.runs_dir": str(tmp_path / "again")})
+    again = up.train(config)
+    assert same_weights(load_state(again.folder), load_state(session_run))
+    assert [row["val/mean_iou"] for row in rows_of(again.folder)] == [
+        row["val/mean_iou"] for row in rows_of(session_run)
+    ]
+
+
+def test_another_seed_gives_another_run(session_run: Path, tmp_path: Path) -> None:
+    changes = {"output.runs_dir": str(tmp_path), "runtime.seed": 1}
+    other = up.train(load_config(session_run / "config.yaml", changes))
+    assert not same_weights(load_state(other.folder), load_state(session_run))
+
+
+def test_the_number_of_workers_changes_nothing(session_run: Path, tmp_path: Path) -> None:
+    changes = {"output.runs_dir": str(tmp_path), "runtime.workers": 2}
+    other = up.train(load_config(session_run / "config.yaml", changes))
+    assert same_weights(load_state(other.folder), load_state(session_run))
+
+
+def test_a_plain_folder_trains_without_being_written_to(scenes: Path, tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        shutil.copytree(scenes / "train" / name, tmp_path / "plain" / name)
+    before = sorted((tmp_path / "plain").rglob("*"))
+    arguments = ["train", "--data", "plain", "--max-steps", "2", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 0
+    assert sorted((tmp_path / "plain").rglob("*")) == before
+    assert Path("runs/plain/unet-ce+dice-0001/best.safetensors").is_file()
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--data", str(scenes), "--dry-run", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert "image_size" in out
+    assert "as asked" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "no data"),
+        (["--data", "absent"], 2, "absent"),
+        (["--data", "SCENES", "--model", "unett"], 2, "did you mean 'unet'"),
+        (["--data", "SCENES", "--model", "smp:Unett/resnet18"], 2, "did you mean"),
+        (["--data", "SCENES", "--loss", "cee"], 2, "did you mean 'ce'"),
+        (["--data", "SCENES", "--optimizer", "adamm"], 2, "did you mean 'adam"),
+        (["--data", "SCENES", "--set", "model.widht=3"], 2, "no option 'widht'"),
+        (["--data", "SCENES", "--set", "model.in_channels=3"], 2, "comes from the data"),
+        (["--data", "SCENES", "--set", "model.depth=deep"], 2, "depth"),
+        (["--data", "SCENES", "--set", "transforms.hflip=2"], 2, "hflip"),
+        (["--data", "SCENES", "--set", "data.val_fraction=0.5"], 2, "has no effect"),
+        (["--data", "SCENES", "--device", "cuda:9"], 2, "is not there"),
+        (["--data", "SCENES", "--weights", "absent.pth"], 2, "absent.pth"),
+        (["--data", "SCENES", "--experiment", " "], 2, "experiment"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_run_is_made(
+    arguments: list[str], code: int, message: str, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(scenes) if part == "SCENES" else part for part in arguments]
+    assert cli.run(["train", *arguments]) == code
+    assert message in errors_of(capsys)
+    assert not Path("runs").exists()
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_run_name_that_is_taken_is_refused(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--max-steps", "1", "--tracking", "off",
+                 "--run-name", "mine", *TINY]  # fmt: skip
+    assert cli.run(arguments) == 0
+    assert cli.run(arguments) == 2
+    assert "--resume" in errors_of(capsys)
+
+
+def test_a_loss_that_is_not_finite_ends_with_code_6_and_keeps_the_good_state(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--epochs", "3", "--tracking", "off", "--lr",
+                 "1e30", "--set", "training.grad_clip=0", "--optimizer", "sgd", *TINY]  # fmt: skip
+    assert cli.run(arguments) == 6
+    message = errors_of(capsys)
+    assert "diverged in epoch" in message
+    assert "lower --lr" in message
+
+
+def test_early_stopping_counts_validations_without_gain(scenes: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--epochs", "30", "--patience", "2", "--lr",
+                 "1e-12", "--tracking", "off", *TINY]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (folder,) = Path("runs/digits").iterdir()
+    rows = rows_of(folder)
+    assert len(rows) < 30
+    scores = [float(row["val/mean_iou"]) for row in rows[1:]]
+    assert max(scores) == max(scores[:-2])
+
+
+def test_a_budget_ends_the_run_with_a_validated_model(scenes: Path) -> None:
+    started = time.monotonic()
+    arguments = ["train", "--data", str(scenes), "--budget", "8s", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 0
+    assert time.monotonic() - started < 20
+    (folder,) = Path("runs/digits").iterdir()
+    last = rows_of(folder)[-1]
+    assert int(last["step"]) == load_state(folder)["position"]["step"] > 0
+    assert float(last["lr"]) < 0.1 * TrainConfig().optimizer.lr  # the cosine has come down
+
+
+def test_weights_of_a_run_are_where_the_next_one_starts(session_run: Path, scenes: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--max-steps", "1", "--lr", "1e-12", "--weights",
+                 str(session_run), "--tracking", "off", *TINY]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (folder,) = Path("runs/digits").iterdir()
+    first = float(rows_of(folder)[0]["val/mean_iou"])
+    best = max(float(row["val/mean_iou"]) for row in rows_of(session_run)[1:])
+    assert first == pytest.approx(best)
+
+
+def test_max_steps_ends_the_run_at_that_step(scenes: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--max-steps", "5", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 0
+    (folder,) = Path("runs/digits").iterdir()
+    assert load_state(folder)["position"]["step"] == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_resumes_to_the_same_weights_as_one_never_stopped(
+    number: signal.Signals, scenes: Path, tmp_path: Path
+) -> None:
+    common = ["--data", str(scenes), "--epochs", "40", "--tracking", "off", *TINY,
+              "--set", "training.val_every=10", "--batch-size", "3"]  # fmt: skip
+    common = [
+        part for n, part in enumerate(common) if common[n - 1 : n + 1] != ["--batch-size", "4"]
+    ]
+    common.remove("--batch-size")
+    assert cli.run(["train", *common, "--run-name", "whole"]) == 0
+    command = [sys.executable, "-m", "unet_pipeline", "train", *common, "--run-name", "stopped"]
+    folder = tmp_path / "runs" / "digits" / "stopped"
+    # a shell that runs us in the background would have our child ignore Ctrl-C
+    restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    # the same number of threads as here: sums in another order differ in the last bits
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=restore
+    ) as child:
+        for _ in range(600):
+            if (folder / "last.pt").exists():
+                break
+            time.sleep(0.05)
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number, err
+    assert f"unet train --resume {Path('runs/digits/stopped')}" in err
+    stopped = load_state(folder)["position"]
+    assert 0 < stopped["step"] < 200
+    assert cli.run(["train", "--resume", str(folder)]) == 0
+    whole = tmp_path / "runs" / "digits" / "whole"
+    assert same_weights(load_state(whole), load_state(folder))
+    assert [row["val/mean_iou"] for row in rows_of(whole)] == [
+        row["val/mean_iou"] for row in rows_of(folder)
+    ]
+
+
+def test_resume_without_the_optimizer_would_differ(session_run: Path, run_folder: Path) -> None:
+    """The control of the test above: equality is not there by itself."""
+    state = load_state(run_folder)
+    state["optimizer"]["state"] = {}
+    torch.save(state, run_folder / "last.pt")
+    assert cli.run(["train", "--resume", str(run_folder), "--epochs", "5"]) == 0
+    other = run_folder.parent / "other"
+    shutil.copytree(session_run, other)
+    assert cli.run(["train", "--resume", str(other), "--epochs", "5"]) == 0
+    assert not same_weights(load_state(run_folder), load_state(other))
+
+
+def test_resume_takes_limits_and_refuses_what_would_be_another_run(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--resume", str(run_folder), "--epochs", "4"]) == 0
+    assert rows_of(run_folder)[-1]["epoch"] == "4"
+    assert cli.run(["train", "--resume", str(run_folder), "--lr", "1"]) == 2
+    assert "--resume cannot change optimizer.lr" in errors_of(capsys)
+
+
+def test_resume_refuses_data_that_has_changed(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(scenes, "mine")
+    arguments = ["train", "--data", "mine", "--epochs", "1", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 0
+    table = Path("mine/samples.csv")
+    table.write_text(table.read_text().replace(",val,", ",train,", 1))
+    (folder,) = Path("runs/digits").iterdir()
+    assert cli.run(["train", "--resume", str(folder), "--epochs", "2"]) == 2
+    assert "has changed since" in errors_of(capsys)
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--resume", str(tmp_path)]) == 2
+    assert "is no run folder" in errors_of(capsys)
+
+
+def test_a_run_in_use_cannot_be_resumed(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unet_pipeline.files import folder_lock
+
+    with folder_lock(run_folder):
+        assert cli.run(["train", "--resume", str(run_folder), "--epochs", "4"]) == 7
+    assert f"process {os.getpid()}" in errors_of(capsys)
+
+
+def test_an_image_damaged_after_prepare_is_named(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(scenes, "mine")
+    victim = sorted(Path("mine/train/images").iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[:200])
+    arguments = ["train", "--data", "mine", "--epochs", "1", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 4
+    assert victim.name in errors_of(capsys)
+
+
+def test_a_run_lands_where_a_bare_mlflow_ui_finds_it(scenes: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--epochs", "2", *TINY]
+    assert cli.run(arguments) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("digits")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "unet-ce+dice-0001"
+    assert run.data.params["model.base_channels"] == "4"
+    assert run.data.params["optimizer.lr"] == str(TrainConfig().optimizer.lr)
+    for key in ("val/mean_iou", "val/loss", "train/loss", "lr", "val/iou/zero", "best/mean_iou"):
+        assert key in run.data.metrics, key
+    assert len(client.get_metric_history(run.info.run_id, "val/mean_iou")) == 3
+    kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"model", "config.yaml", "dataset.yaml", "samples.csv", "history.csv"} <= kept
+    models = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
+    assert "model/best.safetensors" in models
+    contexts = {tag.value for entry in run.inputs.dataset_inputs for tag in entry.tags}
+    assert contexts == {"train", "val"}
+    assert "unet predict" in run.data.tags["mlflow.note.content"]
+    folder = tmp_path / "runs" / "digits" / "unet-ce+dice-0001"
+    assert up.load_model(folder).card.facts["mlflow_run_id"] == run.info.run_id
+
+    assert cli.run(["evaluate", "--model", str(folder)]) == 0
+    after = client.get_run(run.info.run_id)
+    assert "test/mean_iou" in after.data.metrics
+    assert (after.info.status, after.info.end_time) == ("FINISHED", run.info.end_time)
+    written = json.loads((folder / "evaluation" / "digits-test" / "metrics.json").read_text())
+    assert after.data.metrics["test/mean_iou"] == pytest.approx(written["mean_iou"], rel=1e-4)
+
+
+def test_a_run_that_fails_is_failed_in_mlflow(scenes: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--epochs", "3", "--lr", "1e30",
+                 "--set", "training.grad_clip=0", "--optimizer", "sgd", *TINY]  # fmt: skip
+    assert cli.run(arguments) == 6
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_the_panel_shows_truth_and_prediction_of_the_same_images(session_run: Path) -> None:
+    pictures = sorted((session_run / "samples" / "progress").iterdir())
+    assert pictures
+    steps = sorted(path.name for path in pictures[0].iterdir())
+    assert steps[0] == "000000.png"
+    assert len(steps) > 1
+    with Image.open(pictures[0] / steps[0]) as picture:
+        assert picture.size[0] > picture.size[1]
+        assert np.asarray(picture).std() > 0
+
+
+def test_grey_16_bit_images_train_and_predict(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+    for n in range(8):
+        mask = (rng.random((40, 33)) < 0.3).astype(np.uint8) * 200
+        image = (mask.astype(np.uint16) * 15 + rng.integers(0, 900, mask.shape)).astype(np.uint16)
+        Image.fromarray(image).save(tmp_path / "deep" / "images" / f"{n}.png")
+        Image.fromarray(mask).save(tmp_path / "deep" / "masks" / f"{n}.png")
+    arguments = ["train", "--data", "deep", "--epochs", "2", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 0
+    (folder,) = Path("runs/deep").iterdir()
+    card = up.load_model(folder).card
+    assert (card.in_channels, card.dtype, card.value_range) == (1, "uint16", (0, 4095))
+    assert cli.run(["predict", "deep/images", "--model", str(folder), "--output", "out"]) == 0
+    with Image.open("out/0.png") as mask_out:
+        assert mask_out.size == (33, 40)
+        assert set(np.unique(np.asarray(mask_out))) <= {0, 200}

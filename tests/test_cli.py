@@ -1,0 +1,182 @@
+"""The command line without its stages: exit codes, one-line errors, where options go."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unet_pipeline import cli
+from unet_pipeline.config import TrainConfig
+from unet_pipeline.errors import (
+    DatasetError,
+    DivergedError,
+    OutputInUseError,
+    ResourceError,
+    UserError,
+)
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["train", "--epochs", "many"], "'--epochs'"),
+        (["train", "--set", "epochs"], "section.key=value"),
+        (["train", "--set", "training.epoch=3"], "did you mean 'training.epochs'"),
+        (["train", "--lr", "-1"], "optimizer.lr = -1.0: input should be greater than 0"),
+        (["train", "--amp", "yes"], "'auto', 'on' or 'off'"),
+        (["train", "--budget", "soon"], "90s, 3m or 1h30m"),
+        (["train", "--config", "absent.yaml"], "no settings file absent.yaml"),
+        (["train", "--epochs", "3", "--set", "training.epochs=4"], "is set twice"),
+        (["train", "--resume", "x", "--dry-run"], "--resume takes the settings of its run"),
+        (["evaluate", "--split", "validation"], "split = 'validation'"),
+        (["predict", "x", "--overlap", "1"], "inference.overlap = 1.0"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    line = error_of(capsys)
+    assert line.startswith("error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("seen this; do that"), 2),
+        (DatasetError("seen this; do that"), 4),
+        (ResourceError("seen this; do that"), 5),
+        (DivergedError("seen this; do that"), 6),
+        (OutputInUseError("seen this; do that"), 7),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_invoke", fail)
+    assert cli.run([]) == code
+    assert error_of(capsys) in ("error: seen this; do that", "error: interrupted")
+
+
+def test_a_bug_is_told_as_a_bug_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_invoke", fail)
+    assert cli.run([]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "this is a bug" in err
+
+
+def test_sigterm_ends_with_143_after_cleaning_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    def wait(arguments: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+        return 0
+
+    monkeypatch.setattr(cli, "_invoke", wait)
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        cli.run([])
+    assert caught.value.code == 143
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) == former
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 2
+    assert "prepare" in capsys.readouterr().out
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """The settings that reach the train stage, which does nothing here."""
+    from unet_pipeline.stages import train as stage
+
+    seen: list[TrainConfig] = []
+
+    class Result:
+        folder = Path("runs/x")
+
+        def summary(self) -> dict[str, Any]:
+            return {"folder": "runs/x"}
+
+    def train(config: TrainConfig) -> Result:
+        seen.append(config)
+        return Result()
+
+    monkeypatch.setattr(stage, "train", train)
+    return seen
+
+
+def test_options_reach_the_settings_that_they_name(
+    trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("training: {epochs: 7, patience: 3}\n")
+    arguments = ["train", "--config", str(file), "--data", "D", "--model", "smp:FPN/resnet18",
+                 "--loss", "dice", "-e", "2", "--max-steps", "9", "--budget", "3m", "-b", "4",
+                 "--lr", "1e-2", "--optimizer", "sgd", "--image-size", "180x240", "--amp", "off",
+                 "--device", "cpu", "-j", "1", "--seed", "5", "--experiment", "E", "--run-name",
+                 "R", "--output", "O", "--tracking", "off", "--set", "optimizer.momentum=0.5",
+                 "--weights", "W", "--tracking-uri", "U"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (config,) = trained
+    assert config.training.model_dump() == TrainConfig().training.model_dump() | {
+        "epochs": 2, "max_steps": 9, "budget_seconds": 180, "batch_size": 4, "loss": "dice",
+        "image_size": (180, 240), "patience": 3,
+    }  # fmt: skip
+    assert (config.data.path, config.model.name, config.model.weights) == (
+        "D", "smp:FPN/resnet18", "W",
+    )  # fmt: skip
+    assert (config.optimizer.name, config.optimizer.lr) == ("sgd", 1e-2)
+    assert config.optimizer.options == {"momentum": 0.5}
+    assert config.runtime.model_dump() == {"device": "cpu", "amp": "off", "workers": 1, "seed": 5}
+    assert config.output.model_dump() == {
+        "runs_dir": "O", "run_name": "R", "experiment": "E", "tracking": "off", "tracking_uri": "U",
+    }  # fmt: skip
+    assert capsys.readouterr().out == "runs/x\n"
+
+
+def test_empty_values_as_mlflow_projects_send_them_count_as_not_given(
+    trained: list[TrainConfig],
+) -> None:
+    assert cli.run(["train", "--data", "D", "--loss", "", "--run-name", ""]) == 0
+    assert trained[0].training.loss == TrainConfig().training.loss
+    assert trained[0].output.run_name is None
+
+
+def test_json_is_the_only_thing_on_stdout(
+    trained: list[TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--data", "D", "--json"]) == 0
+    assert capsys.readouterr().out == '{\n  "folder": "runs/x"\n}\n'

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unet_pipeline.errors import OutputInUseError, ResourceError, UserError
+from unet_pipeline.files import (
+    atomic_path,
+    folder_lock,
+    make_writable_folder,
+    resource_errors,
+    write_atomic,
+)
+
+
+def test_a_file_is_written_whole_with_the_usual_rights(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_atomic(tmp_path / "text", "grün\n")
+    write_atomic(tmp_path / "bytes", b"\0\1")
+    assert (tmp_path / "text").read_text(encoding="utf-8") == "grün\n"
+    assert (tmp_path / "bytes").read_bytes() == b"\0\1"
+    assert (tmp_path / "text").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bytes", "plain", "text"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomic(tmp_path / "link", "new")
+    assert (tmp_path / "target").read_text() == "precious"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_names_of_full_length_can_be_written(tmp_path: Path) -> None:
+    write_atomic(tmp_path / ("x" * 255), "a")
+    write_atomic(tmp_path / ("ü" * 127), "a")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "permission denied"),
+        (errno.EROFS, "read-only"),
+    ],
+)
+def test_refusals_of_the_machine_are_resource_errors(number: int, words: str) -> None:
+    with pytest.raises(ResourceError, match=f"cannot write /out/x: .*{words}") as caught:  # noqa: SIM117
+        with resource_errors(Path("/out/x")):
+            raise OSError(number, os.strerror(number))
+    assert caught.value.exit_code == 5
+
+
+def test_other_failures_pass_as_they_are() -> None:
+    with pytest.raises(FileNotFoundError), resource_errors(Path("x")):
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    code = f"""
+import resource
+from pathlib import Path
+from unet_pipeline.errors import ResourceError
+from unet_pipeline.files import write_atomic
+path = Path({str(tmp_path / "file")!r})
+write_atomic(path, "old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomic(path, b"x" * 5000)
+except ResourceError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "the file would exceed the size limit" in done.stdout
+    assert (tmp_path / "file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_made_and_proved_to_be_writable(tmp_path: Path) -> None:
+    made = make_writable_folder(tmp_path / "a" / "b")
+    assert made.is_dir()
+    assert list(made.iterdir()) == []
+    assert make_writable_folder(made) == made
+
+
+def test_a_file_in_the_way_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="a file is in the way") as caught:
+            make_writable_folder(path)
+        assert caught.value.exit_code == 2
+
+
+def test_a_folder_without_permission_is_a_resource_error(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ResourceError, match="permission denied"):
+            make_writable_folder(tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from unet_pipeline.files import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_holder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OutputInUseError, match=f"in use by process {other.pid}") as caught:  # noqa: SIM117
+            with folder_lock(tmp_path):
+                pass
+        assert caught.value.exit_code == 7
+        other.kill()
+    assert (tmp_path / ".lock").exists()  # a killed process leaves the file, not the lock
+    with folder_lock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_removed_between_opening_and_locking_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    real = fcntl.flock
+    calls = []
+
+    def flock(file: int, operation: int) -> None:
+        if not calls:
+            (tmp_path / ".lock").unlink()  # the last holder leaves in just this moment
+        calls.append(operation)
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with folder_lock(tmp_path):
+        assert len(calls) == 2
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_used_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with folder_lock(tmp_path):
+        pass

@@ -1,0 +1,139 @@
+"""How a run begins, goes on, or is sent once more."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.tracking import places, store
+from unet_pipeline.tracking.courier import Courier
+from unet_pipeline.tracking.facts import origin_tags
+from unet_pipeline.tracking.names import check_experiment, without_credentials
+from unet_pipeline.tracking.run import Run
+from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
+
+logger = logging.getLogger("unet_pipeline")
+
+
+def start(
+    run_dir: Path,
+    *,
+    experiment: str,
+    run_name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    stage: str = "train",
+    leaderboard: tuple[str, ...] = (),
+    uri: str | None = None,
+    send: bool = True,
+) -> Run:
+    """A new run in `run_dir`, on its way to MLflow.
+
+    experiment: as `experiment_name` gives it; ignored where `mlflow run` has made the run already.
+    stage: the verb that runs; MLflow shows it as the source.
+    leaderboard: the columns of the experiment's saved view, `metrics.<key>` or `params.<key>`; the
+    first metric ranks the runs.
+    uri: the store; else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
+    send: False keeps everything in the run folder, from where `sync` can send it one day.
+    Raises `UserError` for an experiment's name that cannot be, and nothing else: a store that
+    fails is one warning.
+    """
+    check_experiment(experiment)
+    where = places.tracking_uri(uri)
+    # As MLflow does: the run is adopted once, a second one in this process is its own
+    adopted = os.environ.pop("MLFLOW_RUN_ID", None) or None
+    identity = Identity(
+        tracking_uri=without_credentials(where),
+        experiment=experiment,
+        run_name=run_name,
+        leaderboard=leaderboard,
+        adopted=adopted is not None,
+        run_id=adopted,
+        send=send,
+    )
+    origin = origin_tags(stage)
+    if adopted:  # its source is the project, as `mlflow run` has noted
+        origin = {key: value for key, value in origin.items() if not key.startswith("mlflow.")}
+    assert not (run_dir / IDENTITY).exists(), "a new run needs a new folder"
+    run = Run(run_dir, identity, uri=where, owner=True, send=send)
+    run.begin(params, origin | dict(tags))
+    return run
+
+
+def resume(run_dir: Path, *, send: bool = True) -> Run:
+    """The run of `run_dir`, running again: the same run in MLflow, its curves continued.
+
+    send: as for `start`; it may change from one part of the run to the next.
+    """
+    run = _reopened(run_dir, owner=True, send=send)
+    run.go_on()
+    return run
+
+
+def attach(run_dir: Path) -> Run:
+    """The run of `run_dir`, to add something to: its status and duration stay what they are.
+
+    A run that was kept out of MLflow stays out.
+    """
+    run = _reopened(run_dir, owner=False)
+    run.dispatch()
+    return run
+
+
+def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
+    """Send what MLflow does not hold yet of the run in `run_dir`; what was sent, by kind.
+
+    uri: another store than the run's own: the run is copied there, or, if it has never reached a
+    store, moved there for good. Sending again adds nothing.
+    The counts: metrics (points), params, tags, datasets, artifacts, images, and `missing` files,
+    `rejected` records.
+    Raises `UserError` where there is no run, and `ResourceError` where the store does not answer.
+    """
+    spool = Spool(run_dir)
+    identity = spool.load()
+    if identity is None:
+        raise UserError(f"{run_dir} is no run folder: it has no {IDENTITY} that can be read")
+    where = places.tracking_uri(uri) if uri else places.recorded_uri(identity.tracking_uri)
+    elsewhere = without_credentials(where) != identity.tracking_uri
+    primary = not elsewhere or identity.run_id is None
+    if elsewhere:
+        moved = {"tracking_uri": without_credentials(where), "run_id": None, "experiment_id": None}
+        identity = identity.model_copy(update=moved)
+        if primary:
+            spool.save(identity)
+    courier = Courier(spool, identity, where, primary=primary)
+    try:
+        courier.carry()
+    except Exception as error:
+        raise ResourceError(
+            f"MLflow at {identity.tracking_uri} fails: {store.describe(error, where)}; "
+            f"{run_dir} keeps what is not sent, try again later"
+        ) from error
+    return courier.counts
+
+
+def _reopened(run_dir: Path, *, owner: bool, send: bool | None = None) -> Run:
+    """The run of `run_dir`; send: None leaves it as it was."""
+    spool = Spool(run_dir)
+    recorded = identity = spool.load()
+    if identity is None:
+        logger.warning("tracking: %s has no %s: it becomes a new run in MLflow", run_dir, IDENTITY)
+        identity = Identity(
+            tracking_uri=without_credentials(places.tracking_uri()),
+            experiment=run_dir.resolve().parent.name or "unet",
+            run_name=run_dir.resolve().name,
+        )
+    if send is None:  # one that is in MLflow already was sent there on purpose
+        send = identity.send or identity.run_id is not None
+    identity = identity.model_copy(update={"send": send})
+    if identity != recorded:
+        with spool.guarded(IDENTITY), contextlib.suppress(ResourceError):
+            spool.save(identity)
+    where = places.recorded_uri(identity.tracking_uri)
+    return Run(run_dir, identity, uri=where, owner=owner, send=send)

@@ -101,7 +101,7 @@ class ModelSettings(ComponentSettings):
 
 class OptimizerSettings(ComponentSettings):
     name: str = Field("adamw", description="Optimizer: adamw, adam, sgd or rmsprop.")
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate.")
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
 
 
 class ScheduleSettings(ComponentSettings):

@@ -205,7 +205,7 @@ def test_one_name_less_than_values_leaves_out_background() -> None:
 
 
 def test_names_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(DatasetError, match="3 class names for the mask values 0, 255"):
+    with pytest.raises(UserError, match="3 class names for the mask values 0, 255"):
         classes(scan([0, 255]), class_names=["a", "b", "c"])
     with pytest.raises(DatasetError, match="same name"):
         classes(scan([0, 255]), class_names=["a", "a"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unet_pipeline.datasets import samples
 from unet_pipeline.datasets.images import read_image, read_mask
 from unet_pipeline.datasets.samples import CLASS_NAMES, draw_scene, split_digits, write_scenes
 from unet_pipeline.errors import ResourceError, UserError
@@ -92,6 +93,23 @@ def test_no_handwritten_digit_is_in_two_splits_and_none_is_lost() -> None:
         assert digits.shape == (len(labels), 8, 8)
         assert set(labels.tolist()) == set(range(10))
     assert len(pools["train"][1]) == pytest.approx(0.7 * 1797, abs=10)
+
+
+def test_the_scenes_of_a_split_are_drawn_from_its_own_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[np.ndarray] = []
+
+    def remember(
+        rng: np.random.Generator, digits: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        pools.append(digits)
+        return draw_scene(rng, digits, labels)
+
+    monkeypatch.setattr(samples, "draw_scene", remember)
+    write_scenes(tmp_path / "digits", num_scenes=3)  # one scene a split
+    for pool, (digits, _) in zip(pools, split_digits(0).values(), strict=True):
+        np.testing.assert_array_equal(pool, digits)
 
 
 def test_ink_lies_where_the_mask_says(scenes: Path) -> None:

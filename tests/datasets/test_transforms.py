@@ -269,6 +269,7 @@ def test_zoom_keeps_proportions_and_stays_within_its_limit() -> None:
     factors = np.sqrt(areas)
     assert 1 / 1.3 - 0.03 < factors.min() < 0.85
     assert 1.2 < factors.max() < 1.3 + 0.03
+    assert np.mean(factors < 1) == pytest.approx(0.5, abs=0.17)  # as often smaller as larger
 
 
 def test_flips_happen_at_their_rate() -> None:

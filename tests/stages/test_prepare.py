@@ -81,7 +81,8 @@ def test_from_python_it_is_the_same_stage(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["absent"], 2, "absent"),
-        (["cells", "-o", "cells"], 2, "is the source itself"),
+        (["cells", "-o", "cells"], 2, "lies in the source"),
+        (["cells", "-o", "cells/out"], 2, "lies in the source"),
         (["empty"], 4, ".png"),
         (["cells", "--masks", "nowhere"], 2, "nowhere"),
         (["cells", "--ignore-values", "red"], 2, "mask value 'red'"),

@@ -293,7 +293,7 @@ def test_the_ignore_index_of_a_run_reaches_every_term() -> None:
         ("ce + ce", "twice; write 2*ce"),
         ("ce - dice", "cannot read the loss 'ce - dice' at 'ce - dice'"),
         ("ce * dice", "cannot read the loss"),
-        ("0*ce", "weight 0: use one above 0"),
+        ("0*ce", "weight 0: use a positive number"),
         ("-1*ce", "at '-1*ce'"),
         ("1e999*ce", "weight inf"),
         ("True*ce", "cannot read the loss"),

@@ -16,6 +16,7 @@ GIVEN: dict[str, Any] = {
     "device_type": "cpu",
     "num_cores": 2,
     "cached": True,
+    "budget_seconds": None,
     "model": "unet",
     "model_options": {},
 }
@@ -76,6 +77,11 @@ def test_the_width_that_was_asked_stands_and_other_networks_have_none() -> None:
     assert plan(model_options={"base_channels": 8}).model_options == {"base_channels": 8}
     assert plan(model="smp:FPN/resnet18").model_options == {}
     assert plan(device_type="cuda").model_options == {"base_channels": 64}
+
+
+def test_a_long_budget_buys_a_wider_network_on_a_cpu() -> None:
+    assert plan(budget_seconds=180).model_options == {"base_channels": 16}
+    assert plan(budget_seconds=3600).model_options == {"base_channels": 32}
 
 
 sizes = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size=1, max_size=20)

@@ -222,7 +222,7 @@ def _by_occurrence(
     if class_names is not None:
         classes = _named_values(class_names, found, plain, table)
         if not classes:
-            raise DatasetError(
+            raise UserError(
                 f"{source}: {len(class_names)} class names for the mask values "
                 f"{_show_all(found)}: give one name for each"
             )

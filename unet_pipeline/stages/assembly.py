@@ -124,6 +124,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         device_type=choose_device(config.runtime.device).type,
         num_cores=os.cpu_count() or 1,
         cached=pixels * pixel_bytes < training.cache_fraction * free_memory(),
+        budget_seconds=training.budget_seconds,
         model=config.model.name,
         model_options=config.model.options,
         image_size=training.image_size,

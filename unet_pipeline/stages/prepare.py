@@ -44,8 +44,8 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     output = Path(config.output or f"data/{name}")
     if source is not None and not source.is_dir():
         raise UserError(f"there is no folder {source}: give the folder of images and masks")
-    if source is not None and output.resolve() == source.resolve():
-        raise UserError(f"--output {output} is the source itself: choose another folder")
+    if source is not None and output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--output {output} lies in the source, which is only read: choose another")
     if Manifest.is_in(output):
         raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")
     make_writable_folder(output)

@@ -299,6 +299,9 @@ def test_one_cache_serves_two_readings_of_the_same_file(samples: list[Sample]) -
     assert color.image.shape == (20, 26, 3)
     assert grey.image.shape == (20, 26, 1)
     assert color.mask.tolist() != grey.mask.tolist()
+    other = read_sample(samples[0], classes=binary, in_channels=3, cache=cache)
+    assert other.image.shape == (20, 26, 3)
+    assert other.mask.tolist() == grey.mask.tolist()
 
 
 def test_the_cache_is_filled_by_threads_until_it_is_full(

@@ -269,7 +269,18 @@ def test_zoom_keeps_proportions_and_stays_within_its_limit() -> None:
     factors = np.sqrt(areas)
     assert 1 / 1.3 - 0.03 < factors.min() < 0.85
     assert 1.2 < factors.max() < 1.3 + 0.03
-    assert np.mean(factors < 1) == pytest.approx(0.5, abs=0.17)  # as often smaller as larger
+
+
+def test_a_zoom_makes_smaller_as_often_as_larger() -> None:
+    disc = blob(64, 31.5, 31.5).astype(np.uint8)
+    image = np.zeros((64, 64, 1), np.uint8)
+    smaller = [
+        (apply("light", image, disc, size=(64, 64), key=(n,), scale=0.9, rotate=0)[1] == 1).sum()
+        < disc.sum()
+        for n in range(400)
+    ]
+    # drawn evenly from 1/1.9 to 1.9, it would be 0.34
+    assert np.mean(smaller) == pytest.approx(0.5, abs=0.08)
 
 
 def test_flips_happen_at_their_rate() -> None:

@@ -39,8 +39,9 @@ def test_mixed_sizes_take_the_median_in_steps_of_16() -> None:
     assert plan(train_sizes=[(88, 120), (100, 90), (120, 120)]).image_size == (112, 128)
 
 
-def test_few_samples_make_small_batches() -> None:
-    assert plan().batch_size == 8
+def test_few_samples_or_large_crops_make_small_batches() -> None:
+    assert plan(train_sizes=[(100, 120)] * 100).batch_size == 8
+    assert plan().batch_size == 4
     assert plan(train_sizes=[(64, 64)] * 20).batch_size == 4
     assert plan(train_sizes=[(64, 64)]).batch_size == 1
 

@@ -66,7 +66,7 @@ def make_plan(
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     size = decide("image_size", image_size, _image_size(train_sizes, device_type))
-    batch = decide("batch_size", batch_size, _batch_size(len(train_sizes), device_type))
+    batch = decide("batch_size", batch_size, _batch_size(len(train_sizes), size, device_type))
     every = decide("val_every", val_every, _val_every(train_sizes, val_sizes, size))
     processes = decide("workers", workers, _workers(device_type, num_cores, cached))
     side = decide("window", window, (768, "larger images are predicted in windows of this side"))
@@ -91,12 +91,13 @@ def _image_size(sizes: Sequence[Size], device_type: str) -> tuple[Size, str]:
     return (height, width), "the median size of the images, in steps of 16"
 
 
-def _batch_size(num_train: int, device_type: str) -> tuple[int, str]:
+def _batch_size(num_train: int, crop: Size, device_type: str) -> tuple[int, str]:
     if device_type == "cuda":
         return min(16, max(2, num_train // 4)), "16 on a GPU, fewer where samples are few"
-    # few samples make few steps an epoch; smaller batches make more of them
-    size = 8 if num_train >= 64 else 4
-    return min(size, num_train), f"{num_train} training samples"
+    # a CPU gains nothing from more pixels at once; smaller batches make more steps of them
+    if num_train >= 64 and crop[0] * crop[1] <= 128 * 128:
+        return 8, "small crops, many samples"
+    return min(4, num_train), "smaller batches make more steps on a CPU"
 
 
 def _val_every(train: Sequence[Size], val: Sequence[Size], crop: Size) -> tuple[int, str]:

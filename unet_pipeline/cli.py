@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 import pydantic
 import typer
@@ -46,35 +46,45 @@ app = typer.Typer(
 
 
 def _setting(kind: type[pydantic.BaseModel], name: str, *flags: str) -> Any:
-    """A Typer option whose help and default are those of the setting called `name`."""
+    """A Typer option for the setting called `name`, with its help and its default."""
     text, default = describe_setting(kind, name)
-    shown = "" if default in (None, (), "") else f" [default: {_as_text(default)}]"
+    shown = "" if default in (None, (), "", False) else f" [default: {_as_text(default)}]"
     plain = (text + shown).replace("[", "\\[")  # square brackets are markup in help texts
-    return typer.Option(*flags, help=plain, show_default=False)
+    option = typer.Option(*flags, help=plain, show_default=False)
+    option.setting = name
+    return option
+
+
+def _argument(name: str, text: str) -> Any:
+    """A Typer argument for the setting called `name`."""
+    argument = typer.Argument(help=text)
+    argument.setting = name
+    return argument
 
 
 def _as_text(default: Any) -> str:
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
-def _given(names: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the command line gives; MLproject's empty strings count as not given."""
-    return {name: value for name, value in names.items() if value not in (None, "", (), [])}
+def _overrides(command: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the command line gives, by dotted name: options and `--set` together.
+
+    values: the command's arguments. None, a flag that is not set, and the empty string that
+    MLproject sends count as not given. The same setting given twice is an error.
+    """
+    overrides = parse_assignments(values["assignments"] or [])
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        settings = [mark.setting for mark in get_args(hint)[1:] if hasattr(mark, "setting")]
+        if not settings or values[name] in (None, "", [], False):
+            continue
+        if settings[0] in overrides:
+            raise UserError(f"{settings[0]} is set twice: by its own option and by --set; keep one")
+        overrides[settings[0]] = values[name]
+    return overrides
 
 
-def _merge(options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
-    """Options and `--set` together; the same setting given twice is an error."""
-    overrides = parse_assignments(assignments or [])
-    twice = sorted(set(overrides) & set(_given(options)))
-    if twice:
-        raise UserError(f"{twice[0]} is set twice: by its own option and by --set; keep one")
-    return overrides | _given(options)
-
-
-def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
-
-
+SOURCE_HELP = "Folder of images and masks; without it, the embedded sample data."
+INPUTS_HELP = "Images, folders (searched deep), quoted globs."
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML file of settings; options given here win over it."),
@@ -97,10 +107,7 @@ def _root(
 
 @app.command()
 def prepare(
-    source: Annotated[
-        str | None,
-        typer.Argument(help="Folder of images and masks; without it, the embedded sample data."),
-    ] = None,
+    source: Annotated[str | None, _argument("data.path", SOURCE_HELP)] = None,
     output: Annotated[str | None, _setting(PrepareConfig, "output", "--output", "-o")] = None,
     images: Annotated[str | None, _setting(PrepareConfig, "data.images", "--images")] = None,
     masks: Annotated[str | None, _setting(PrepareConfig, "data.masks", "--masks")] = None,
@@ -122,22 +129,7 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Index, check and split a dataset: writes dataset.yaml and samples.csv to --output."""
-    options = {
-        "data.path": source,
-        "output": output,
-        "data.images": images,
-        "data.masks": masks,
-        "data.ignore_values": _split(ignore_values),
-        "data.class_names": _split(class_names),
-        "data.values": _split(values),
-        "data.other": other,
-        "data.split_by": split_by,
-        "data.val_fraction": val,
-        "data.test_fraction": test,
-        "data.split_seed": seed,
-        "num_scenes": num_scenes,
-    }
-    settings = load_config(config, _merge(options, assignments), kind=PrepareConfig)
+    settings = load_config(config, _overrides(prepare, locals()), kind=PrepareConfig)
     from unet_pipeline.stages import prepare as stage
 
     result = stage.prepare(settings)
@@ -198,30 +190,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a network on a prepared dataset, or on any plain folder of images and masks."""
-    options = {
-        "data.path": data,
-        "model.name": model,
-        "model.weights": weights,
-        "training.loss": loss,
-        "training.epochs": epochs,
-        "training.max_steps": max_steps,
-        "training.budget_seconds": budget,
-        "training.batch_size": batch_size,
-        "training.image_size": _parse_size(image_size),
-        "training.patience": patience,
-        "optimizer.name": optimizer,
-        "optimizer.lr": lr,
-        "runtime.amp": amp,
-        "runtime.device": device,
-        "runtime.workers": workers,
-        "runtime.seed": seed,
-        "output.experiment": experiment,
-        "output.run_name": run_name,
-        "output.runs_dir": output,
-        "output.tracking": tracking,
-        "output.tracking_uri": tracking_uri,
-    }
-    overrides = _merge(options, assignments)
+    overrides = _overrides(train, locals())
     if resume is None:
         settings = load_config(config, overrides, kind=TrainConfig)
     elif config is not None or dry_run:
@@ -259,19 +228,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on a split: tables, per-image CSV, confusion matrix, best and worst images."""
-    options = {
-        "model": model,
-        "data.path": data,
-        "split": split,
-        "output": output,
-        "num_pictures": num_pictures,
-        "inference.window": window,
-        "inference.overlap": overlap,
-        "runtime.amp": amp,
-        "runtime.device": device,
-        "tracking": tracking,
-    }
-    settings = load_config(config, _merge(options, assignments), kind=EvaluateConfig)
+    settings = load_config(config, _overrides(evaluate, locals()), kind=EvaluateConfig)
     from unet_pipeline.stages import evaluate as stage
 
     result = stage.evaluate(settings)
@@ -280,9 +237,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    inputs: Annotated[
-        list[str] | None, typer.Argument(help="Images, folders (searched deep), quoted globs.")
-    ] = None,
+    inputs: Annotated[list[str] | None, _argument("inputs", INPUTS_HELP)] = None,
     model: Annotated[str | None, _setting(PredictConfig, "model", "--model", "-m")] = None,
     output: Annotated[str | None, _setting(PredictConfig, "output", "--output", "-o")] = None,
     save: Annotated[str | None, _setting(PredictConfig, "save", "--save")] = None,
@@ -306,22 +261,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Write masks for images, in the values of the training masks and at the original size."""
-    options = {
-        "inputs": inputs,
-        "model": model,
-        "output": output,
-        "save": _split(save),
-        "batch_size": batch_size,
-        "inference.window": window,
-        "inference.overlap": overlap,
-        "tta": tta or None,
-        "threshold": threshold,
-        "skip_existing": skip_existing or None,
-        "runtime.amp": amp,
-        "runtime.device": device,
-        "track": track or None,
-    }
-    settings = load_config(config, _merge(options, assignments), kind=PredictConfig)
+    settings = load_config(config, _overrides(predict, locals()), kind=PredictConfig)
     from unet_pipeline.stages import predict as stage
 
     result = stage.predict_files(settings)
@@ -341,14 +281,6 @@ def sync(
 
     counts = tracking.sync(run, tracking_uri or None)
     typer.echo(", ".join(f"{n} {kind}" for kind, n in counts.items() if n) or "nothing to send")
-
-
-def _parse_size(text: str | None) -> Any:
-    """`256`, or `180x240` for height and width."""
-    if not text:
-        return None
-    parts = text.lower().replace("x", ",").split(",")
-    return parts[0] if len(parts) == 1 else parts
 
 
 def _print_result(text: str, summary: dict[str, Any] | None) -> None:

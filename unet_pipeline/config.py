@@ -38,6 +38,30 @@ def parse_duration(value: Any) -> Any:
     return hours * 3600 + minutes * 60 + seconds
 
 
+def split_commas(value: Any) -> Any:
+    """The parts of `a,b,c`; anything that is no text passes through for the type check."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def parse_size(value: Any) -> Any:
+    """`256`, or height and width of `180x240`; anything else passes through.
+
+    >>> parse_size("180x240"), parse_size("256")
+    (['180', '240'], '256')
+    """
+    if isinstance(value, str) and "x" in value.lower():
+        return value.lower().split("x")
+    return value
+
+
+Words = Annotated[tuple[str, ...], pydantic.BeforeValidator(split_commas)]
+Size = Annotated[
+    PositiveInt | tuple[PositiveInt, PositiveInt] | None, pydantic.BeforeValidator(parse_size)
+]
+
+
 class Settings(pydantic.BaseModel):
     """A section: frozen, and a key that it does not know is an error."""
 
@@ -65,11 +89,11 @@ class DataSettings(Settings):
     masks: str | None = Field(
         None, description="Folder of the masks inside the data folder, where it is not recognised."
     )
-    ignore_values: tuple[str, ...] = Field(
+    ignore_values: Words = Field(
         (), description="Mask values that mean void, such as 255 or 255/255/255; they never count."
     )
-    class_names: tuple[str, ...] = Field((), description="Names of the classes, in value order.")
-    values: tuple[str, ...] = Field(
+    class_names: Words = Field((), description="Names of the classes, in value order.")
+    values: Words = Field(
         (), description="Mask value of each class, where the masks hold others too (see `other`)."
     )
     other: Annotated[int, Field(ge=0)] | None = Field(
@@ -123,7 +147,7 @@ class TrainingSettings(Settings):
     batch_size: PositiveInt | None = Field(
         None, description="Samples a step (chosen from the data where not given)."
     )
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+    image_size: Size = Field(
         None,
         description="Side in pixels, or [height, width], of the random crops that training sees "
         "(chosen from the data where not given).",
@@ -228,7 +252,7 @@ class PredictConfig(Settings):
     inputs: tuple[str, ...] = Field((), description="Images, folders or quoted globs.")
     model: str | None = Field(None, description="A run folder, a model file, or a .pth state dict.")
     output: str | None = Field(None, description="Folder for the masks.")
-    save: tuple[str, ...] = Field(
+    save: Words = Field(
         ("mask",),
         description="What to write: mask, color, overlay, probabilities (comma-separated).",
     )

@@ -10,7 +10,8 @@ import pytest
 from unet_pipeline import cli
 
 TINY = ["--set", "model.base_channels=4", "--set", "model.depth=2", "--image-size", "64",
-        "--batch-size", "4", "--device", "cpu", "--amp", "off", "--set", "training.val_every=1"]  # fmt: skip
+        "--batch-size", "4", "--device", "cpu", "--amp", "off",
+        "--set", "training.val_every=1"]  # fmt: skip
 """Settings that make a step take milliseconds."""
 
 

@@ -17,7 +17,7 @@ from unet_pipeline.config import DataSettings, TrainConfig
 from unet_pipeline.console import progress_bar
 from unet_pipeline.datasets import loaders
 from unet_pipeline.datasets.index import index_folder
-from unet_pipeline.datasets.manifest import Manifest, Split
+from unet_pipeline.datasets.manifest import DatasetFacts, Manifest, Split
 from unet_pipeline.datasets.transforms import TRANSFORMS, build_transform
 from unet_pipeline.errors import UserError
 from unet_pipeline.inference import OVERLAP
@@ -174,10 +174,39 @@ def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
 
 def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
     """The parts that a completed `config` asks for; the network's weights follow from its seed."""
-    facts = manifest.facts
     device = choose_device(config.runtime.device)
     autocast_dtype = choose_precision(config.runtime.amp, device)
+    loss = parse_loss(config.training.loss, num_classes=manifest.facts.classes.num_classes)
     seed_everything(config.runtime.seed)
+    segmenter = place(_build_segmenter(config, manifest.facts), device)
+    cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
+    return Parts(
+        segmenter=segmenter,
+        loss=loss,
+        optimizer=build_optimizer(
+            config.optimizer.name,
+            config.optimizer.options,
+            parameters=segmenter.parameters(),
+            lr=config.optimizer.lr,
+        ),
+        schedule=build_schedule(config.schedule.name, config.schedule.options),
+        scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype == torch.float16),
+        loader=_build_loader(config, manifest, cache, pin_memory=device.type == "cuda"),
+        cache=cache,
+        autocast_dtype=autocast_dtype,
+    )
+
+
+def without_pretrained(config: TrainConfig) -> TrainConfig:
+    """`config` for a run whose weights come from its own state: nothing else is fetched or read."""
+    tree = config.model_dump()
+    tree["model"]["weights"] = None
+    if "encoder_weights" in tree["model"]:
+        tree["model"]["encoder_weights"] = None
+    return TrainConfig.model_validate(tree)
+
+
+def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
     network = build_network(
         config.model.name,
         config.model.options,
@@ -185,7 +214,8 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
         num_classes=facts.classes.num_classes,
     )
     if config.model.weights:
-        load_weights(network, Path(config.model.weights))
+        filled = load_weights(network, Path(config.model.weights))
+        logger.info("weights from %s: %s", config.model.weights, filled)
     card = ModelCard(
         network=config.model.name,
         options=config.model.options,
@@ -197,15 +227,23 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
         mean=facts.mean,
         std=facts.std,
     )
+    return Segmenter(network, card)
+
+
+def _build_loader(
+    config: TrainConfig, manifest: Manifest, cache: loaders.DecodedCache, *, pin_memory: bool
+) -> loaders.TrainLoader:
+    facts, samples = manifest.facts, manifest.split("train")
     transform = build_transform(
         config.transforms.name,
         config.transforms.options,
         image_size=decided(config.training.image_size),
         value_range=facts.value_range,
     )
-    cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
-    loader = loaders.train_loader(
-        manifest.split("train"),
+    if config.runtime.workers:  # filled before they start, it is shared by all of them
+        loaders.fill_cache(cache, samples, classes=facts.classes, in_channels=facts.in_channels)
+    return loaders.train_loader(
+        samples,
         classes=facts.classes,
         in_channels=facts.in_channels,
         transform=transform,
@@ -213,23 +251,7 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
         seed=config.runtime.seed,
         num_workers=decided(config.runtime.workers),
         cache=cache,
-        pin_memory=device.type == "cuda",
-    )
-    segmenter = place(Segmenter(network, card), device)
-    return Parts(
-        segmenter=segmenter,
-        loss=parse_loss(config.training.loss),
-        optimizer=build_optimizer(
-            config.optimizer.name,
-            config.optimizer.options,
-            parameters=segmenter.parameters(),
-            lr=config.optimizer.lr,
-        ),
-        schedule=build_schedule(config.schedule.name, config.schedule.options),
-        scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype == torch.float16),
-        loader=loader,
-        cache=cache,
-        autocast_dtype=autocast_dtype,
+        pin_memory=pin_memory,
     )
 
 

@@ -39,6 +39,7 @@ from unet_pipeline.stages.assembly import (
     decided,
     format_plan,
     open_data,
+    without_pretrained,
 )
 from unet_pipeline.stages.session import (
     Reached,
@@ -132,7 +133,7 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
                 "resuming would mix two datasets; start a new run"
             )
         write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
-        parts = build_parts(config, manifest)
+        parts = build_parts(without_pretrained(config), manifest)
         _restore(parts, state)
         logger.info("continuing %s at epoch %d, step %d", folder, position.epoch, position.step)
         track = tracking.resume(folder, send=config.output.tracking == "on")
@@ -164,6 +165,7 @@ def _run(session: Session) -> TrainedRun:
             _finish(session)
         status = "FINISHED"
     finally:
+        session.parts.loader.close()
         session.track.close(status)
     reached, position = session.reached, session.position
     say_what_next(session)

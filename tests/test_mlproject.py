@@ -1,0 +1,56 @@
+"""Every entry point of MLproject runs by `mlflow run`, with options that it does not list."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_every_entry_point_runs(tmp_path: Path) -> None:
+    bin_dir = Path(sys.executable).parent
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    env = os.environ | {
+        "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": store,
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(entry: str, **parameters: object) -> None:
+        given = [part for name, v in parameters.items() for part in ("-P", f"{name}={v}")]
+        done = subprocess.run(
+            [str(bin_dir / "mlflow"), "run", str(ROOT), "-e", entry, "--env-manager", "local",
+             "--experiment-name", "project", *given],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    data, runs, masks = tmp_path / "data", tmp_path / "runs", tmp_path / "masks"
+    run("prepare", output=data, **{"num-scenes": 8})
+    run("train", data=data, output=runs, amp="off", **{
+        "max-steps": 2, "image-size": 64, "run-name": "mine", "set": "model.base_channels=4",
+    })  # fmt: skip
+    folder = runs / "project" / "mine"
+    folder = folder if folder.is_dir() else next(runs.glob("*/mine"))
+    run("evaluate", model=folder)
+    run("predict", images=data / "test" / "images", model=folder, output=masks)
+    assert len(list(masks.glob("*.png"))) == 1
+
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("project")
+    made = {
+        record.data.tags["mlflow.project.entryPoint"]: record
+        for record in client.search_runs([experiment.experiment_id])
+    }
+    assert set(made) == {"prepare", "train", "evaluate", "predict"}
+    assert {record.info.status for record in made.values()} == {"FINISHED"}
+    assert made["train"].data.params["data"] == str(data)
+    assert "val/mean_iou" in made["train"].data.metrics  # the run that `mlflow run` made, adopted
+    assert "test/mean_iou" in made["train"].data.metrics

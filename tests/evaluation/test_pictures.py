@@ -8,7 +8,7 @@ import pytest
 from unet_pipeline.classes import Classes
 from unet_pipeline.errors import UserError
 from unet_pipeline.evaluation import pictures
-from unet_pipeline.evaluation.pictures import errors, overlay, panel, visible
+from unet_pipeline.evaluation.pictures import errors, overlay, pair, panel, visible
 
 CLASSES = Classes(
     names=("background", "cell", "wall"),
@@ -156,3 +156,13 @@ def test_pictures_of_unequal_sizes_are_refused():
     image = np.zeros((4, 5, 3), dtype=np.uint8)
     with pytest.raises(UserError, match="5x4 pixels"):
         overlay(image, np.zeros((5, 4), dtype=np.uint8), CLASSES)
+
+
+def test_a_pair_is_truth_and_prediction_side_by_side_however_large_the_image() -> None:
+    image = np.zeros((900, 1200, 3), dtype=np.uint8)
+    truth, prediction = (np.full((900, 1200), k, dtype=np.uint8) for k in (0, 1))
+    classes = Classes(names=("a", "b"), colors=((0, 0, 0), (255, 0, 0)), values=(0, 1))
+    picture = pair(image, truth, prediction, classes, tile_side=100)
+    assert picture.shape == (75, 200, 3)
+    assert picture[:, :100].max() == 0
+    assert picture[:, 100:, 0].min() > 0

@@ -8,7 +8,7 @@ from unet_pipeline.evaluation.metrics import (
     image_means,
     summarize,
 )
-from unet_pipeline.evaluation.pictures import overlay, panel
+from unet_pipeline.evaluation.pictures import overlay, pair, panel
 from unet_pipeline.evaluation.report import scores_json, write_report
 from unet_pipeline.evaluation.tables import headline_figures, score_table
 
@@ -20,6 +20,7 @@ __all__ = [
     "headline_figures",
     "image_means",
     "overlay",
+    "pair",
     "panel",
     "score_table",
     "scores_json",

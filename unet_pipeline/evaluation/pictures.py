@@ -145,6 +145,26 @@ def panel(
     return np.array(sheet)
 
 
+def pair(
+    image: npt.NDArray[Any],
+    truth: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    classes: Classes,
+    *,
+    tile_side: int = 384,
+) -> Picture:
+    """Truth left and prediction right, each laid over the image: RGB uint8, and nothing else.
+
+    tile_side: the longer side of each comes as near to this as crisp scaling allows, so that huge
+    images make small pictures.
+    """
+    tiles = [
+        np.array(_fit(overlay(image, indices, classes), tile_side))
+        for indices in (truth, prediction)
+    ]
+    return np.concatenate(tiles, axis=1)
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A swatch of the legend; without a colour it is hollow."""

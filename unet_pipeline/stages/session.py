@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config
 from unet_pipeline.datasets.loaders import read_sample
 from unet_pipeline.datasets.manifest import Manifest
-from unet_pipeline.evaluation import overlay
+from unet_pipeline.evaluation import pair
 from unet_pipeline.inference import predict_image
 from unet_pipeline.models import Segmenter, save_model
 from unet_pipeline.runtime import choose_device, describe_machine
@@ -121,11 +120,9 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
             overlap=decided(session.config.inference.overlap),
             autocast_dtype=session.parts.autocast_dtype,
         )
-        pair = [
-            overlay(decoded.image, indices, facts.classes) for indices in (decoded.mask, prediction)
-        ]
+        picture = pair(decoded.image, decoded.mask, prediction, facts.classes)
         key = f"{group}/{number:02d}_{runs.slug(sample.sample_id)[-60:]}"
-        session.track.log_image(key, np.concatenate(pair, axis=1), step=step)
+        session.track.log_image(key, picture, step=step)
 
 
 def start_tracking(
@@ -138,7 +135,11 @@ def start_tracking(
         experiment=experiment,
         run_name=folder.name,
         params=_headline(config, manifest),
-        tags=describe_machine(choose_device(config.runtime.device)),
+        tags={
+            **describe_machine(choose_device(config.runtime.device)),
+            "unet.dataset": facts.name,
+            "unet.fingerprint": facts.fingerprint,
+        },
         leaderboard=LEADERBOARD,
         uri=config.output.tracking_uri,
         send=config.output.tracking == "on",
@@ -184,7 +185,8 @@ def run_note(session: Session) -> str:
 
 def say_what_next(session: Session) -> None:
     """The lines a user needs now: the score, and the three commands that follow."""
-    best, folder, track = session.reached.best, session.folder, session.track
+    best, track = session.reached.best, session.track
+    folder = shlex.quote(str(session.folder))
     logger.info(
         "best validation: mean IoU %.4f, mean Dice %.4f (epoch %d); %d steps in %.0f s",
         best["val/mean_iou"],

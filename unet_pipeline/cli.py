@@ -30,7 +30,8 @@ from unet_pipeline.config import (
     load_config,
     parse_assignments,
 )
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.files import resource_reason
 
 # Typer carries its own click and exports only the leaf of its usage errors
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -48,7 +49,8 @@ app = typer.Typer(
 def _setting(kind: type[pydantic.BaseModel], name: str, *flags: str) -> Any:
     """A Typer option for the setting called `name`, with its help and its default."""
     text, default = describe_setting(kind, name)
-    shown = "" if default in (None, (), "", False) else f" [default: {_as_text(default)}]"
+    given = default is not None and default is not False and default != ()
+    shown = "" if not given else f" [default: {_as_text(default)}]"
     plain = (text + shown).replace("[", "\\[")  # square brackets are markup in help texts
     option = typer.Option(*flags, help=plain, show_default=False)
     option.setting = name
@@ -69,13 +71,13 @@ def _as_text(default: Any) -> str:
 def _overrides(command: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
     """The settings that the command line gives, by dotted name: options and `--set` together.
 
-    values: the command's arguments. None, a flag that is not set, and the empty string that
-    MLproject sends count as not given. The same setting given twice is an error.
+    values: the command's arguments. None, and the empty string that MLproject sends, count
+    as not given. The same setting given twice is an error.
     """
     overrides = parse_assignments(values["assignments"] or [])
     for name, hint in get_type_hints(command, include_extras=True).items():
         settings = [mark.setting for mark in get_args(hint)[1:] if hasattr(mark, "setting")]
-        if not settings or values[name] in (None, "", [], False):
+        if not settings or values[name] is None or values[name] in ("", []):
             continue
         if settings[0] in overrides:
             raise UserError(f"{settings[0]} is set twice: by its own option and by --set; keep one")
@@ -139,6 +141,11 @@ def prepare(
 @app.command()
 def train(
     data: Annotated[str | None, _setting(TrainConfig, "data.path", "--data")] = None,
+    images: Annotated[str | None, _setting(TrainConfig, "data.images", "--images")] = None,
+    masks: Annotated[str | None, _setting(TrainConfig, "data.masks", "--masks")] = None,
+    ignore_values: Annotated[
+        str | None, _setting(TrainConfig, "data.ignore_values", "--ignore-values")
+    ] = None,
     model: Annotated[str | None, _setting(TrainConfig, "model.name", "--model")] = None,
     loss: Annotated[str | None, _setting(TrainConfig, "training.loss", "--loss")] = None,
     epochs: Annotated[
@@ -199,6 +206,8 @@ def train(
 
     if resume is not None:
         result = stage.resume(resume, overrides)
+    elif dry_run and as_json:
+        raise UserError("--dry-run prints a table: leave out --json")
     elif dry_run:
         typer.echo(stage.describe_plan(settings))
         return
@@ -245,17 +254,18 @@ def predict(
     overlap: Annotated[
         float | None, _setting(PredictConfig, "inference.overlap", "--overlap")
     ] = None,
-    tta: Annotated[bool, _setting(PredictConfig, "tta", "--tta/--no-tta")] = False,
+    tta: Annotated[bool | None, _setting(PredictConfig, "tta", "--tta/--no-tta")] = None,
     threshold: Annotated[float | None, _setting(PredictConfig, "threshold", "--threshold")] = None,
     skip_existing: Annotated[
-        bool, _setting(PredictConfig, "skip_existing", "--skip-existing")
-    ] = False,
+        bool | None,
+        _setting(PredictConfig, "skip_existing", "--skip-existing/--no-skip-existing"),
+    ] = None,
     batch_size: Annotated[
         int | None, _setting(PredictConfig, "batch_size", "--batch-size", "-b")
     ] = None,
     amp: Annotated[str | None, _setting(PredictConfig, "runtime.amp", "--amp")] = None,
     device: Annotated[str | None, _setting(PredictConfig, "runtime.device", "--device")] = None,
-    track: Annotated[bool, _setting(PredictConfig, "track", "--track")] = False,
+    track: Annotated[bool | None, _setting(PredictConfig, "track", "--track/--no-track")] = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
@@ -309,10 +319,22 @@ def run(arguments: list[str]) -> int:
         except BrokenPipeError:  # the reader of our stdout has left; nobody is there to be told
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
+        except OSError as error:
+            reason = resource_reason(error)
+            if reason is None:
+                return _report_bug(error)
+            print_error(f"{error.filename or 'cannot go on'}: {reason}")
+            return ResourceError.exit_code
         except Exception as error:  # noqa: BLE001 - the last resort: a bug, told as one
-            traceback.print_exc()
-            print_error(f"internal error: {error!r}; this is a bug, please report the lines above")
-            return 1
+            return _report_bug(error)
+
+
+def _report_bug(error: Exception) -> int:
+    traceback.print_exception(error)
+    from unet_pipeline.console import print_error
+
+    print_error(f"internal error: {error!r}; this is a bug, please report the lines above")
+    return 1
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -39,10 +39,19 @@ def parse_duration(value: Any) -> Any:
 
 
 def split_commas(value: Any) -> Any:
-    """The parts of `a,b,c`; anything that is no text passes through for the type check."""
+    """The parts of `a,b,c`, and numbers as text: YAML reads `255` as one, mask values are words."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, int | float):
+        return [str(value)]
+    if isinstance(value, list | tuple):
+        return [str(part) if isinstance(part, int | float) else part for part in value]
     return value
+
+
+def parse_switch(value: Any) -> Any:
+    """`on` and `off` of what YAML takes them for: true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def parse_size(value: Any) -> Any:
@@ -62,16 +71,23 @@ Size = Annotated[
 ]
 
 
+Switch = Annotated[Literal["on", "off"], pydantic.BeforeValidator(parse_switch)]
+RUNS_DIR = "runs"
+DEFAULT_EPOCHS = 50
+
+
 class Settings(pydantic.BaseModel):
     """A section: frozen, and a key that it does not know is an error."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, coerce_numbers_to_str=True
+    )
 
 
 class ComponentSettings(pydantic.BaseModel):
     """A named entry of a catalogue; every further key is an option of that entry's signature."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="allow")
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -118,10 +134,6 @@ class ModelSettings(ComponentSettings):
         None, description="Start from the weights of this run, model file or .pth state dict."
     )
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
 
 class OptimizerSettings(ComponentSettings):
     name: str = Field("adamw", description="Optimizer: adamw, adam, sgd or rmsprop.")
@@ -138,7 +150,8 @@ class TransformSettings(ComponentSettings):
 
 class TrainingSettings(Settings):
     epochs: PositiveInt | None = Field(
-        None, description="Passes over the training data (50 where no limit is given)."
+        None,
+        description=f"Passes over the training data ({DEFAULT_EPOCHS} where no limit is given).",
     )
     max_steps: PositiveInt | None = Field(None, description="Optimizer steps at most.")
     budget_seconds: (
@@ -149,7 +162,7 @@ class TrainingSettings(Settings):
     )
     image_size: Size = Field(
         None,
-        description="Side in pixels, or [height, width], of the random crops that training sees "
+        description="Side in pixels, or HEIGHTxWIDTH, of the random crops that training sees "
         "(chosen from the data where not given).",
     )
     loss: str = Field("ce + dice", description="Loss: names with weights, such as 'ce + 0.5*dice'.")
@@ -171,14 +184,14 @@ class TrainingSettings(Settings):
     def _default_limit(cls, values: Any) -> Any:
         limits = ("epochs", "max_steps", "budget_seconds")
         if isinstance(values, dict) and not any(values.get(limit) is not None for limit in limits):
-            return values | {"epochs": 50}
+            return values | {"epochs": DEFAULT_EPOCHS}
         return values
 
 
 class RuntimeSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    amp: Literal["auto", "on", "off"] = Field(
-        "auto", description="Mixed precision: auto takes bf16 where the hardware has it natively."
+    amp: Annotated[Literal["auto", "on", "off"], pydantic.BeforeValidator(parse_switch)] = Field(
+        "auto", description="Mixed precision: auto (bf16 where the hardware has it), on or off."
     )
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Processes that load training data (chosen where not given)."
@@ -193,15 +206,15 @@ class WindowSettings(Settings):
         None, description="Side of the sliding window for large images (the model's own)."
     )
     overlap: Fraction | None = Field(
-        None, description="Fraction by which neighbouring windows overlap (0.25)."
+        None, description="Fraction by which neighbouring windows overlap."
     )
 
 
 class OutputSettings(Settings):
-    runs_dir: str = Field("runs", description="Folder that holds the run folders.")
+    runs_dir: str = Field(RUNS_DIR, description="Folder that holds the run folders.")
     run_name: str | None = Field(None, description="Name of the run (numbered where not given).")
     experiment: str | None = Field(None, description="MLflow experiment (the dataset's name).")
-    tracking: Literal["on", "off"] = Field("on", description="Record the run in MLflow.")
+    tracking: Switch = Field("on", description="Record the run in MLflow: on or off.")
     tracking_uri: str | None = Field(
         None, description="MLflow server or store (mlflow.db in this directory)."
     )
@@ -243,7 +256,7 @@ class EvaluateConfig(Settings):
     )
     inference: WindowSettings = WindowSettings()
     runtime: RuntimeSettings = RuntimeSettings()
-    tracking: Literal["on", "off"] = Field("on", description="Add the scores to the model's run.")
+    tracking: Switch = Field("on", description="Add the scores to the model's run: on or off.")
 
 
 class PredictConfig(Settings):
@@ -257,7 +270,7 @@ class PredictConfig(Settings):
         description="What to write: mask, color, overlay, probabilities (comma-separated).",
     )
     batch_size: PositiveInt | None = Field(
-        None, description="Windows that cross the network together (4)."
+        None, description="Windows that cross the network together."
     )
     tta: bool = Field(False, description="Average over flips: slower, often a little better.")
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(

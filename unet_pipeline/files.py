@@ -25,13 +25,18 @@ _RESOURCE_ERRNOS = {
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
+def resource_reason(error: OSError) -> str | None:
+    """What is wrong with the machine, in words; None where the program is at fault."""
+    return _RESOURCE_ERRNOS.get(error.errno or 0)
+
+
 @contextlib.contextmanager
 def resource_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write at `path` into one-line `ResourceError`s."""
     try:
         yield
     except OSError as error:
-        reason = _RESOURCE_ERRNOS.get(error.errno or 0)
+        reason = resource_reason(error)
         if reason is None:
             raise
         raise ResourceError(
@@ -80,9 +85,24 @@ def make_writable_folder(folder: Path) -> Path:
                 pass
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
-            f"cannot make the folder {folder}: a file is in the way; choose another --output"
+            f"cannot make the folder {folder}: a file is in the way; choose another folder"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another"
         ) from error
     return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `ResourceError` or `UserError` where `folder` could not be made; makes nothing."""
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot make the folder {folder}: {existing} is a file; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ResourceError(f"cannot write {folder}: permission denied in {existing}")
 
 
 @contextlib.contextmanager
@@ -105,7 +125,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             file.close()
             raise OutputInUseError(
-                f"{folder} is in use by {holder}: wait for it to end or choose another --output"
+                f"{folder} is in use by {holder}: wait for it to end, or choose another folder"
             ) from error
         except OSError as error:
             if error.errno not in _UNSUPPORTED:

@@ -148,13 +148,10 @@ def free_memory() -> int:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Tags that say what computed: host, device name, threads, Python, torch."""
+    """What computes, in words: device, its name, threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
-        "host": platform.node(),
         "device": str(device),
         "device_name": name or platform.machine(),
         "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }

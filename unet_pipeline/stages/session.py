@@ -130,13 +130,14 @@ def start_tracking(
 ) -> tracking.Run:
     """A new MLflow run that knows the settings, the data and the machine."""
     facts = manifest.facts
+    machine = describe_machine(choose_device(config.runtime.device))
     track = tracking.start(
         folder,
         experiment=experiment,
         run_name=folder.name,
         params=_headline(config, manifest),
         tags={
-            **describe_machine(choose_device(config.runtime.device)),
+            **{f"unet.{name}": value for name, value in machine.items()},
             "unet.dataset": facts.name,
             "unet.fingerprint": facts.fingerprint,
         },

@@ -180,3 +180,57 @@ def test_json_is_the_only_thing_on_stdout(
 ) -> None:
     assert cli.run(["train", "--data", "D", "--json"]) == 0
     assert capsys.readouterr().out == '{\n  "folder": "runs/x"\n}\n'
+
+
+def test_zero_is_a_value_like_any_other(trained: list[TrainConfig]) -> None:
+    arguments = ["train", "--data", "D", "--workers", "0", "--seed", "0", "--set",
+                 "runtime.amp=off", "--set", "data.ignore_values=255", "--set",
+                 "output.experiment=2024"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (config,) = trained
+    assert config.runtime.workers == 0
+    assert "seed" in config.runtime.model_fields_set
+    assert config.runtime.amp == "off"
+    assert config.data.ignore_values == ("255",)
+    assert config.output.experiment == "2024"
+
+
+def test_a_learning_rate_of_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "--data", "D", "--lr", "0"]) == 2
+    assert "optimizer.lr = 0.0" in error_of(capsys)
+
+
+def test_a_flag_of_the_settings_file_can_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unet_pipeline.config import PredictConfig
+    from unet_pipeline.stages import predict as stage
+
+    seen: list[PredictConfig] = []
+
+    def predict(config: PredictConfig) -> None:
+        seen.append(config)
+        raise UserError("seen")
+
+    monkeypatch.setattr(stage, "predict_files", predict)
+    file = tmp_path / "c.yaml"
+    file.write_text("tta: true\nskip_existing: true\n")
+    cli.run(["predict", "x", "--config", str(file), "--no-tta"])
+    assert (seen[0].tta, seen[0].skip_existing) == (False, True)
+
+
+def test_help_shows_defaults_that_are_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "--help"]) == 0
+    seed = capsys.readouterr().out.split("--seed")[1].split("--experiment")[0]
+    assert "[default: 0]" in " ".join(seed.split())
+
+
+def test_a_full_disk_anywhere_is_a_matter_of_resources(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise OSError(28, "No space left on device", "some/file")
+
+    monkeypatch.setattr(cli, "_invoke", fail)
+    assert cli.run([]) == 5
+    assert "some/file: no space left" in error_of(capsys)

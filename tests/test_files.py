@@ -186,3 +186,16 @@ def test_a_file_system_without_locks_is_used_without_one(
     monkeypatch.setattr(fcntl, "flock", flock)
     with folder_lock(tmp_path):
         pass
+
+
+def test_a_folder_that_could_be_made_is_not_made_by_asking(tmp_path: Path) -> None:
+    files.require_writable(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        files.require_writable(tmp_path / "file" / "b")
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="choose another"):
+        files.make_writable_folder(tmp_path / ("x" * 300))

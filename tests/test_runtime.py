@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from unet_pipeline.runtime import (
     choose_device,
     choose_precision,
     describe_machine,
+    free_memory,
     memory_errors,
+    num_cores,
     seed_everything,
     stop_on_signals,
 )
@@ -103,3 +106,21 @@ def test_the_machine_is_described_in_words() -> None:
     facts = describe_machine(CPU)
     assert facts["device"] == "cpu"
     assert all(isinstance(value, str) and value for value in facts.values())
+
+
+def test_memory_of_a_container_is_what_its_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.read_text
+
+    def read(path: Path) -> str:
+        limits = {"memory.max": "1000000\n", "memory.current": "400000\n"}
+        return limits[path.name] if path.parent == Path("/sys/fs/cgroup") else real(path)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert free_memory() == 600_000
+
+
+def test_free_memory_and_cores_are_positive() -> None:
+    assert free_memory() > 0
+    assert num_cores() >= 1

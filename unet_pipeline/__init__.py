@@ -31,6 +31,7 @@ _HOMES = {
     "LOSSES": "unet_pipeline.training.losses",
     "OPTIMIZERS": "unet_pipeline.training.optimizers",
     "SCHEDULES": "unet_pipeline.training.optimizers",
+    "OUTPUTS": "unet_pipeline.inference",
     "TRANSFORMS": "unet_pipeline.datasets.transforms",
 }
 

@@ -1,4 +1,4 @@
-"""`python -m unet_pipeline`, which is what `torchrun -m unet_pipeline` starts."""
+"""`python -m unet_pipeline`: the `unet` command where it is not on the PATH."""
 
 from unet_pipeline.cli import main
 

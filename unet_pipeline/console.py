@@ -104,13 +104,6 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task(description, total=total, unit=unit, count=0, note="")
 
-    def advance(self, amount: float = 1, *, note: str = "") -> None:
-        """Move by `amount` units; `note` stands behind the bar, such as the loss."""
-        task = self._progress.tasks[0]
-        self._progress.update(
-            self._task, advance=amount, count=task.fields["count"] + amount, note=note
-        )
-
     def move_to(self, completed: float, *, count: float, note: str = "") -> None:
         """Set the bar to `completed` of its total, after `count` units of work."""
         self._progress.update(self._task, completed=completed, count=count, note=note)

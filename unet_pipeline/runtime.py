@@ -8,6 +8,7 @@ import platform
 import random
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -143,8 +144,26 @@ def seed_everything(seed: int) -> None:
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take without swapping."""
-    return int(psutil.virtual_memory().available)
+    """Bytes of memory that this process may still take without swapping.
+
+    In a container that is what its own limit leaves, not what the host has.
+    """
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (
+            (Path("/sys/fs/cgroup") / name).read_text().strip()
+            for name in ("memory.max", "memory.current")
+        )
+    except OSError:  # not Linux, or an older kind of container
+        return available
+    return available if limit == "max" else max(0, min(available, int(limit) - int(used)))
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:

@@ -272,3 +272,11 @@ def test_cached_weights_need_no_hub_and_reach_the_encoder(
     built = build_smp("smp:unet/resnet18", in_channels=3, num_classes=2, encoder_weights="imagenet")
     weights = built.model.encoder.state_dict()
     assert all(torch.equal(weights[name], t) for name, t in encoder.state_dict().items())
+
+
+def test_an_architecture_may_be_written_as_its_class_is() -> None:
+    named = build_network("smp:FPN/resnet18", {}, in_channels=3, num_classes=2)
+    assert type(named.model).__name__ == "FPN"
+    assert complete_options("smp:UnetPlusPlus/resnet18", {}) == complete_options(
+        "smp:unetplusplus/resnet18", {}
+    )

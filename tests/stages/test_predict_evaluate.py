@@ -191,3 +191,44 @@ def test_predict_is_recorded_only_when_asked(session_run: Path, scenes: Path) ->
     assert not Path("mlflow.db").exists()
     assert cli.run(["predict", source, "--model", str(session_run), "-o", "out2", "--track"]) == 0
     assert Path("mlflow.db").exists()
+
+
+def plain_folder(scenes: Path, *, count: int = 4) -> Path:
+    """Images and masks of the test scenes without any split."""
+    for name in ("images", "masks"):
+        Path("plain", name).mkdir(parents=True)
+        for path in sorted((scenes / "val" / name).iterdir())[:count]:
+            Path("plain", name, path.name).write_bytes(path.read_bytes())
+    return Path("plain")
+
+
+def test_a_plain_folder_that_the_model_has_not_seen_is_scored_whole(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = plain_folder(scenes, count=1)  # one mask, of few classes: the model knows them all
+    arguments = ["evaluate", "--model", str(session_run), "--data", str(folder), "--tracking",
+                 "off", "--json"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["num_images"] == 1
+    assert "scoring 1 of the 1 samples of plain" in captured.err
+
+
+def test_another_model_file_of_a_run_has_a_report_of_its_own(run_folder: Path) -> None:
+    for model in (run_folder, run_folder / "last.safetensors"):
+        assert cli.run(["evaluate", "--model", str(model), "--tracking", "off"]) == 0
+    names = {path.name for path in (run_folder / "evaluation").iterdir()}
+    assert names == {"digits-test", "digits-test-last"}
+
+
+def test_images_of_another_type_than_the_model_knows_are_refused(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = plain_folder(scenes)
+    victim = sorted((folder / "images").iterdir())[0]
+    with Image.open(victim) as image:
+        deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(victim)
+    arguments = ["evaluate", "--model", str(session_run), "--data", "plain", "--tracking", "off"]
+    assert cli.run(arguments) == 4
+    assert "uint16" in errors_of(capsys)

@@ -85,6 +85,7 @@ def test_from_python_it_is_the_same_stage(tmp_path: Path) -> None:
         (["cells", "-o", "cells/out"], 2, "lies in the source"),
         (["empty"], 4, ".png"),
         (["cells", "--masks", "nowhere"], 2, "nowhere"),
+        (["cells", "--num-scenes", "9"], 2, "--num-scenes is for the sample data"),
         (["cells", "--ignore-values", "red"], 2, "mask value 'red'"),
         (["cells", "--class-names", "one,two,three"], 2, "3"),
     ],
@@ -109,3 +110,29 @@ def test_a_prepared_dataset_is_never_overwritten(capsys: pytest.CaptureFixture[s
     assert cli.run(["prepare", "cells"]) == 2
     assert "holds a prepared dataset" in capsys.readouterr().err
     assert snapshot(Path("data")) == before
+
+
+def test_the_seed_of_the_scenes_can_be_chosen() -> None:
+    for seed in ("0", "1"):
+        arguments = ["prepare", "-o", seed, "--num-scenes", "4", "--seed", seed]
+        assert cli.run(arguments) == 0
+    one, other = (Manifest.load(Path(seed)).facts.fingerprint for seed in ("0", "1"))
+    assert one != other
+
+
+def test_scenes_that_were_interrupted_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unet_pipeline.stages import prepare as stage
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "index_data", interrupted)
+        assert cli.run(["prepare", "--num-scenes", "4"]) == 130
+    assert cli.run(["prepare", "--num-scenes", "4"]) == 0
+
+
+def test_a_named_output_names_the_dataset(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "train")
+    assert cli.run(["prepare", str(source), "-o", "membranes"]) == 0
+    assert Manifest.load(Path("membranes")).facts.name == "membranes"

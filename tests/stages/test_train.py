@@ -364,3 +364,93 @@ def test_grey_16_bit_images_train_and_predict(tmp_path: Path) -> None:
     with Image.open("out/0.png") as mask_out:
         assert mask_out.size == (33, 40)
         assert set(np.unique(np.asarray(mask_out))) <= {0, 200}
+
+
+def test_weights_bring_their_network_where_it_is_left_open(session_run: Path, scenes: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--max-steps", "1", "--weights", str(session_run),
+                 "--tracking", "off", "--image-size", "64", "--device", "cpu"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (folder,) = Path("runs/digits").iterdir()
+    assert up.load_model(folder).card.options["base_channels"] == 4
+
+
+def test_weights_of_the_well_known_unet_start_a_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = up.UNet(in_channels=3, num_classes=2, bilinear=True)
+    torch.save(network.state_dict() | {"mask_values": [0, 255]}, "unet.pth")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        Path("cells", name).mkdir(parents=True)
+    for n in range(4):
+        image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(image).save(f"cells/images/{n}.png")
+        Image.fromarray(image[..., 0] // 128 * 255).save(f"cells/masks/{n}.png")
+    arguments = ["train", "--data", "cells", "--max-steps", "1", "--weights", "unet.pth", "--lr",
+                 "1e-9", "--tracking", "off", "--device", "cpu", "--amp", "off"]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (folder,) = Path("runs/cells").iterdir()
+    trained = up.load_model(folder)
+    assert trained.card.options["bilinear"] is True
+    weight = trained.network.state_dict()["down1.maxpool_conv.1.double_conv.0.weight"]
+    torch.testing.assert_close(
+        weight, network.state_dict()["down1.maxpool_conv.1.double_conv.0.weight"], atol=1e-6, rtol=0
+    )
+
+
+def test_a_budget_that_ends_before_the_first_step_is_said(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--budget", "0.01s", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 2
+    assert "before the first step" in errors_of(capsys)
+
+
+def test_a_run_that_was_stopped_before_its_first_step_can_be_resumed(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unet_pipeline.stages import train as stage
+
+    def stopped(session: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(session)
+
+    validate = stage._validate
+    arguments = ["train", "--data", str(scenes), "--epochs", "1", "--tracking", "off", *TINY]
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "_validate", stopped)
+        assert cli.run(arguments) == 143
+    (folder,) = Path("runs/digits").iterdir()
+    assert load_state(folder)["position"]["step"] == 0
+    assert cli.run(["train", "--resume", str(folder)]) == 0
+    assert load_state(folder)["position"]["step"] > 0
+
+
+def test_an_epoch_that_a_limit_cut_short_is_finished_by_resume(scenes: Path) -> None:
+    common = ["train", "--data", str(scenes), "--tracking", "off", *TINY, "--set",
+              "schedule.name=constant"]  # fmt: skip
+    assert cli.run([*common, "--max-steps", "6", "--run-name", "short"]) == 0
+    assert cli.run(["train", "--resume", "runs/digits/short", "--max-steps", "8"]) == 0
+    assert cli.run([*common, "--max-steps", "8", "--run-name", "whole"]) == 0
+    short, whole = (load_state(Path("runs/digits", name)) for name in ("short", "whole"))
+    assert short["position"]["epoch"] == whole["position"]["epoch"] == 2
+    assert [row["epoch"] for row in rows_of(Path("runs/digits/short"))] == ["0", "1", "2"]
+
+
+def test_the_config_of_a_named_run_can_be_run_again(session_run: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--config", str(session_run / "config.yaml"), "--output", "again",
+                 "--set", "training.epochs=1"]  # fmt: skip
+    for _ in range(2):
+        assert cli.run(arguments) == 0
+    assert len(list(Path("again/digits").iterdir())) == 2
+
+
+def test_the_log_of_a_run_begins_with_its_plan(session_run: Path) -> None:
+    assert "base_channels" in (session_run / "log.txt").read_text()
+
+
+def test_several_processes_are_refused_until_they_can_train_together(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.run(["train", "--data", str(scenes), *TINY]) == 2
+    assert "several processes" in errors_of(capsys)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.training.checkpoints import STATE_NAMES, load_state, save_state
 
 LAST, PREVIOUS = STATE_NAMES
@@ -122,3 +122,19 @@ while True:
     loaded = load_state(tmp_path)
     assert loaded["step"] >= saved
     assert bool((loaded["w"] == loaded["step"]).all())
+
+
+def test_a_state_of_another_version_is_named_and_kept(tmp_path: Path) -> None:
+    torch.save({"version": 99, "step": 1}, tmp_path / LAST)
+    with pytest.raises(UserError, match="state version 99"):
+        load_state(tmp_path)
+    assert (tmp_path / LAST).exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_state_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    save_state(tmp_path, state(1))
+    (tmp_path / LAST).chmod(0)
+    with pytest.raises(ResourceError, match="cannot read"):
+        load_state(tmp_path)
+    assert (tmp_path / LAST).exists()

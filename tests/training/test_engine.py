@@ -156,3 +156,18 @@ def test_a_position_comes_back_from_its_state_and_its_clock_goes_on() -> None:
     again = Position(**state)
     assert (again.epoch, again.batch, again.step, again.samples) == (2, 3, 11, 6)
     assert 100.0 <= again.elapsed() < 110.0
+
+
+def test_float16_may_lose_some_steps_to_overflow_but_not_all_for_ever() -> None:
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        return logits.sub(logits.detach()).sqrt().sum()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    position, before = Position(), network()
+    model = network()
+    run(model, batches(1, 1, 1), position, loss=loss, scaler=scaler)
+    assert position.step == 3
+    for one, other in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)  # every step was skipped
+    with pytest.raises(DivergedError):
+        run(model, batches(*[1] * 30), Position(), loss=loss, scaler=scaler)

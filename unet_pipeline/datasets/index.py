@@ -13,6 +13,7 @@ from unet_pipeline.classes import IGNORE_INDEX, Classes, MaskValue
 from unet_pipeline.datasets.checks import check_scans, name_five
 from unet_pipeline.datasets.class_list import read_class_list
 from unet_pipeline.datasets.formats import find_pairs
+from unet_pipeline.datasets.images import probe
 from unet_pipeline.datasets.manifest import (
     DatasetFacts,
     Extent,
@@ -86,6 +87,32 @@ def index_folder(
     facts = _facts(source, good, samples, classes)
     notes = [found.sentence, *found.left_out, *notes, *_about_duplicates(samples)]
     return Manifest(source, facts, samples, tuple(notes))
+
+
+def list_samples(
+    source: Path, *, images: str | None = None, masks: str | None = None
+) -> list[Sample]:
+    """The pairs in the folder `source` as they lie, without reading a mask or making facts.
+
+    For scoring a model that knows its classes already. Splits that the folder has are kept, all
+    else is test. Raises what `find_pairs` raises, and `DatasetError` for an image without a size.
+    """
+    source = Path(os.path.normpath(source.absolute()))
+    samples = []
+    for pair in find_pairs(source, images=images, masks=masks).pairs:
+        header = probe(pair.image)
+        samples.append(
+            Sample(
+                sample_id=pair.sample_id,
+                image=pair.image,
+                mask=pair.mask,
+                split=pair.split or "test",
+                group=pair.sample_id,
+                width=header.width,
+                height=header.height,
+            )
+        )
+    return samples
 
 
 def _sample(scan: PairScan, split: Split, group: str) -> Sample:

@@ -8,6 +8,7 @@ inks of many colours on textured, stained and noisy canvases of odd sizes.
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,18 @@ def write_scenes(folder: Path, *, num_scenes: int = 300, seed: int = 0) -> Path:
         tempfile.TemporaryDirectory(dir=folder, prefix=".scenes-") as temporary,
     ):
         _write_splits(Path(temporary), num_scenes, seed)
+        lines = [f"{index} {name}\n" for index, name in enumerate(CLASS_NAMES)]
+        write_atomic(folder / _NAMES_FILE, "".join(lines))
         for split in _SPLITS:
             (Path(temporary) / split).replace(folder / split)
-    lines = [f"{index} {name}\n" for index, name in enumerate(CLASS_NAMES)]
-    write_atomic(folder / _NAMES_FILE, "".join(lines))
     return folder
+
+
+def remove_scenes(folder: Path) -> None:
+    """Remove what `write_scenes` has written into `folder`, and nothing else."""
+    for split in _SPLITS:
+        shutil.rmtree(folder / split, ignore_errors=True)
+    (folder / _NAMES_FILE).unlink(missing_ok=True)
 
 
 def draw_scene(

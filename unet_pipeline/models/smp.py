@@ -100,6 +100,7 @@ def complete_smp_options(spec: str, options: Mapping[str, Any]) -> dict[str, Any
 
 def _parse(spec: str) -> tuple[str, str]:
     architecture, slash, encoder = spec.removeprefix(PREFIX).partition("/")
+    architecture = architecture.lower()  # the library's classes are called Unet, FPN, ...
     lookup(_architectures(), architecture, kind=f"architecture in {spec!r}:")
     if not slash or not encoder:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,14 @@ from unet_pipeline.models import (
     Segmenter,
     build_network,
     complete_options,
+    load_model,
     load_weights,
 )
 from unet_pipeline.runtime import (
     choose_device,
     choose_precision,
     free_memory,
+    num_cores,
     place,
     seed_everything,
 )
@@ -111,6 +112,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
 
     Raises `UserError` for names and options that no catalogue knows.
     """
+    config = _as_the_weights(config)
     training, facts = config.training, manifest.facts
     sizes = {
         split: [(sample.height, sample.width) for sample in manifest.split(split)]
@@ -122,7 +124,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         train_sizes=sizes["train"],
         val_sizes=sizes["val"],
         device_type=choose_device(config.runtime.device).type,
-        num_cores=os.cpu_count() or 1,
+        num_cores=num_cores(),
         cached=pixels * pixel_bytes < training.cache_fraction * free_memory(),
         budget_seconds=training.budget_seconds,
         model=config.model.name,
@@ -135,6 +137,8 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     )
     tree = config.model_dump()
     tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
+    if config.model.weights:
+        tree["model"]["weights"] = str(Path(config.model.weights).resolve())
     tree["model"] |= complete_options(config.model.name, plan.model_options)
     for section, catalogue, given in (
         ("optimizer", OPTIMIZERS, ()),
@@ -154,6 +158,20 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         "overlap": given_or(config.inference.overlap, OVERLAP),
     }
     return TrainConfig.model_validate(tree), plan
+
+
+def _as_the_weights(config: TrainConfig) -> TrainConfig:
+    """`config` with the network of the weights it starts from, where it leaves the network open."""
+    if config.model.weights is None:
+        return config
+    try:
+        card = load_model(config.model.weights).card
+    except UserError:  # weights of an encoder alone, or none: `load_weights` knows, and says
+        return config
+    if "name" in config.model.model_fields_set and config.model.name != card.network:
+        return config
+    model = card.options | config.model.model_dump() | {"name": card.network}
+    return TrainConfig.model_validate(config.model_dump() | {"model": model})
 
 
 def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
@@ -241,7 +259,14 @@ def _build_loader(
         value_range=facts.value_range,
     )
     if config.runtime.workers:  # filled before they start, it is shared by all of them
-        loaders.fill_cache(cache, samples, classes=facts.classes, in_channels=facts.in_channels)
+        with progress_bar("decoding", total=len(samples), unit="images") as bar:
+            loaders.fill_cache(
+                cache,
+                samples,
+                classes=facts.classes,
+                in_channels=facts.in_channels,
+                on_progress=lambda done: bar.move_to(done, count=done),
+            )
     return loaders.train_loader(
         samples,
         classes=facts.classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy.typing as npt
 
 from unet_pipeline import tracking
-from unet_pipeline.classes import Classes
-from unet_pipeline.config import DataSettings, EvaluateConfig, TrainConfig, load_config
+from unet_pipeline.classes import Classes, MaskValue, parse_value
+from unet_pipeline.config import RUNS_DIR, EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text, progress_bar
+from unet_pipeline.datasets.index import list_samples
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
 from unet_pipeline.datasets.manifest import Manifest, Sample
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import (
     Scores,
     headline_figures,
@@ -23,14 +25,17 @@ from unet_pipeline.evaluation import (
     scores_json,
     write_report,
 )
-from unet_pipeline.files import make_writable_folder
+from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import OVERLAP, predict_image, score
-from unet_pipeline.models import Segmenter, load_model
-from unet_pipeline.runtime import choose_device, choose_precision, place
+from unet_pipeline.models import ModelCard, Segmenter, load_model
+from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
 from unet_pipeline.stages.assembly import given_or, open_data
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)
+
+Labelled = tuple[str, npt.NDArray[Any], npt.NDArray[Any]]
+"""A sample's id, image (H, W, C) and mask (H, W) of class indices."""
 
 
 @dataclass(frozen=True)
@@ -62,40 +67,33 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         raise UserError("no model: give --model, a run folder or a model file")
     model_path = Path(config.model)
     device = choose_device(config.runtime.device)
-    autocast_dtype = choose_precision(config.runtime.amp, device)
-    segmenter = place(load_model(model_path), device)
     run_dir = runs.find_run_folder(model_path)
-    manifest, samples = _open_split(config, run_dir)
-    folder = make_writable_folder(_report_folder(config, run_dir, manifest))
-    classes = _classes(segmenter, manifest)
-    card = segmenter.card
-    if manifest.facts.dtype != card.dtype:
-        raise UserError(
-            f"the model knows {card.dtype} images, the dataset holds {manifest.facts.dtype}: "
-            "convert them as the training images were"
-        )
-    window = given_or(config.inference.window, card.window)
-    overlap = given_or(config.inference.overlap, OVERLAP)
-    with progress_bar("evaluating", total=len(samples), unit="images") as bar:
+    if config.output:
+        require_writable(Path(config.output))
+    with memory_errors("use --device cpu"):
+        segmenter = place(load_model(model_path), device)
+    target = _find_target(config, run_dir)
+    folder = make_writable_folder(_report_folder(config, run_dir, target))
+    classes, card = _classes(segmenter, target), segmenter.card
+    # One function for scores and for pictures, so that both show the same prediction
+    options: dict[str, Any] = {
+        "window": given_or(config.inference.window, card.window),
+        "overlap": given_or(config.inference.overlap, OVERLAP),
+        "autocast_dtype": choose_precision(config.runtime.amp, device),
+    }
+    samples = iterate_samples(target.samples, classes=classes, in_channels=card.in_channels)
+    with progress_bar("evaluating", total=len(target.samples), unit="images") as bar:
         result = score(
             segmenter,
-            iterate_samples(samples, classes=classes, in_channels=card.in_channels),
-            window=window,
-            overlap=overlap,
-            autocast_dtype=autocast_dtype,
+            _of_the_model(samples, card),
             on_progress=lambda done: bar.move_to(done, count=done),
+            **options,
         )
-    by_id = {sample.sample_id: sample for sample in samples}
+    by_id = {sample.sample_id: sample for sample in target.samples}
 
     def picture(sample_id: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         decoded = read_sample(by_id[sample_id], classes=classes, in_channels=card.in_channels)
-        prediction, _ = predict_image(
-            segmenter,
-            decoded.image,
-            window=window,
-            overlap=overlap,
-            autocast_dtype=autocast_dtype,
-        )
+        prediction, _ = predict_image(segmenter, decoded.image, **options)
         return decoded.image, decoded.mask, prediction
 
     scores = write_report(
@@ -108,61 +106,106 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     )
     evaluation = Evaluation(folder, config.split, scores, classes)
     logger.info("report: %s", folder)
-    url = _track(config, run_dir, evaluation, manifest, card.facts)
+    url = _track(config, run_dir, evaluation, target, card.facts)
     if url:
         logger.info("this run: %s", url)
     return evaluation
 
 
-def _open_split(config: EvaluateConfig, run_dir: Path | None) -> tuple[Manifest, list[Sample]]:
-    """The dataset and the samples to score; without --data, what the model was trained on."""
-    data: DataSettings = config.data
-    if data.path is None:
-        if run_dir is None:
-            raise UserError("no data: give --data, a prepared dataset or a folder with masks")
-        data = load_config(run_dir / runs.CONFIG_NAME, kind=TrainConfig).data
-    if config.split == "all":
-        manifest = open_data(data, splits=())
-        return manifest, list(manifest.samples)
-    manifest = open_data(data, splits=(config.split,))
-    return manifest, manifest.split(config.split)
+@dataclass(frozen=True)
+class Target:
+    """What is scored: samples of a dataset, and whether the model was trained on that dataset."""
+
+    name: str
+    samples: list[Sample]
+    void_values: tuple[MaskValue, ...]
+    fingerprint: str | None
 
 
-def _report_folder(config: EvaluateConfig, run_dir: Path | None, manifest: Manifest) -> Path:
+def _find_target(config: EvaluateConfig, run_dir: Path | None) -> Target:
+    """The samples to score. Without --data they come from what the model was trained on.
+
+    A plain folder that the model has not seen is scored whole, or by its own splits: to carve a
+    test split from it would leave most of it out.
+    """
+    data = config.data
+    trained = load_config(run_dir / runs.CONFIG_NAME, kind=TrainConfig).data if run_dir else None
+    if trained and (not data.path or Path(data.path).resolve() == Path(trained.path or "")):
+        data = trained  # with its options: the same splits as in training
+    if not data.path:
+        raise UserError("no data: give --data, a prepared dataset or a folder with masks")
+    path = Path(data.path)
+    if data is trained or Manifest.is_in(path):
+        manifest = open_data(data, splits=() if config.split == "all" else (config.split,))
+        everything, facts = list(manifest.samples), manifest.facts
+        name, void, fingerprint = facts.name, facts.classes.ignore_values, facts.fingerprint
+    else:
+        everything = list_samples(path, images=data.images, masks=data.masks)
+        name, fingerprint = path.resolve().name, None
+        void = tuple(parse_value(text) for text in data.ignore_values)
+    chosen = [s for s in everything if config.split in ("all", s.split)]
+    if not chosen:
+        raise UserError(f"{path} has no {config.split} samples: choose another --split, or all")
+    logger.info("scoring %d of the %d samples of %s", len(chosen), len(everything), name)
+    return Target(name, chosen, void, fingerprint)
+
+
+def _report_folder(config: EvaluateConfig, run_dir: Path | None, target: Target) -> Path:
     if config.output:
         return Path(config.output)
-    parent = run_dir or Path("runs") / runs.slug(Path(str(config.model)).stem)
-    return parent / "evaluation" / runs.slug(f"{manifest.facts.name}-{config.split}")
+    model = Path(str(config.model))
+    parent = run_dir or Path(RUNS_DIR) / runs.slug(model.stem)
+    return parent / "evaluation" / runs.slug(f"{target.name}-{config.split}{_suffix(config)}")
 
 
-def _classes(segmenter: Segmenter, manifest: Manifest) -> Classes:
+def _suffix(config: EvaluateConfig) -> str:
+    """What tells figures of another model file than the best one of a run apart."""
+    model = Path(str(config.model))
+    return "" if model.is_dir() or model.name == runs.BEST_NAME else f"-{model.stem}"
+
+
+def _classes(segmenter: Segmenter, target: Target) -> Classes:
     """The classes of the model; void values of the dataset that are no class of it stay void."""
-    model, data = segmenter.card.classes, manifest.facts.classes
-    if model.encoding == "rgb" and data.encoding != "rgb":
-        raise UserError("the model knows coloured masks, the dataset holds plain ones")
+    model = segmenter.card.classes
+    known = {*model.values, *model.ignore_values}
     extra = tuple(
         value
-        for value in data.ignore_values
-        if value not in model.values and value not in model.ignore_values
+        for value in target.void_values
+        if value not in known and isinstance(value, tuple) == (model.encoding == "rgb")
     )
     return Classes.model_validate(
         model.model_dump() | {"ignore_values": model.ignore_values + extra}
     )
 
 
+def _of_the_model(samples: Iterable[Labelled], card: ModelCard) -> Iterator[Labelled]:
+    """The samples as they come; raises `DatasetError` for pixels of another type than the model's.
+
+    16-bit values would be far outside the range of a model of 8-bit images, without a word.
+    """
+    for sample_id, image, mask in samples:
+        if image.dtype != card.dtype:
+            raise DatasetError(
+                f"{sample_id}: the model knows {card.dtype} images, this one holds {image.dtype}: "
+                "convert it as the training images were"
+            )
+        yield sample_id, image, mask
+
+
 def _track(
     config: EvaluateConfig,
     run_dir: Path | None,
     evaluation: Evaluation,
-    manifest: Manifest,
+    target: Target,
     facts: dict[str, Any],
 ) -> str | None:
     """Add the figures and the report to the MLflow run that made the model; its page."""
     if config.tracking == "off" or run_dir is None:
         return None
-    known = facts.get("fingerprint") == manifest.facts.fingerprint
     # other data than the model was trained on must not pass for its own test split
-    group = config.split if known else f"{config.split}-{runs.slug(manifest.facts.name)}"
+    known = facts.get("fingerprint") == target.fingerprint
+    group = config.split if known else f"{config.split}-{runs.slug(target.name)}"
+    group += _suffix(config)
     figures = headline_figures(evaluation.scores, evaluation.classes)
     track = tracking.attach(run_dir)
     track.log_metrics({f"{group}/{name}": value for name, value in figures.items()}, step=0)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline import tracking
-from unet_pipeline.config import PredictConfig, dump_config
+from unet_pipeline.config import RUNS_DIR, PredictConfig, dump_config
 from unet_pipeline.console import progress_bar
 from unet_pipeline.errors import RejectedInputsError, UserError
-from unet_pipeline.files import make_writable_folder
+from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import (
     BATCH_SIZE,
     OVERLAP,
@@ -24,9 +22,9 @@ from unet_pipeline.inference import (
 )
 from unet_pipeline.inference.folder import FAILURES_NAME
 from unet_pipeline.models import load_model
-from unet_pipeline.runtime import choose_device, choose_precision, place
+from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
 from unet_pipeline.stages.assembly import given_or
-from unet_pipeline.training.run_folder import slug
+from unet_pipeline.training.run_folder import create_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +76,10 @@ def predict_files(config: PredictConfig) -> PredictedFiles:
     device = choose_device(config.runtime.device)
     jobs = plan_outputs(collect_inputs(config.inputs, output=output), output, config.save)
     make_writable_folder(output)
-    segmenter = place(load_model(str(config.model)), device)
+    if config.track:
+        require_writable(Path(RUNS_DIR))
+    with memory_errors("use --device cpu"):
+        segmenter = place(load_model(str(config.model)), device)
     with progress_bar("predicting", total=len(jobs), unit="images") as bar:
         result = predict_folder(
             segmenter,
@@ -127,13 +128,14 @@ def _say(predicted: PredictedFiles, config: PredictConfig) -> None:
 
 def _track(config: PredictConfig, predicted: PredictedFiles) -> None:
     """Record this prediction as an MLflow run of its own."""
-    stamp = re.sub(r"\D", "", datetime.now().isoformat(timespec="seconds"))
-    name = f"predict-{slug(predicted.folder.name)}-{stamp}"
+    experiment = tracking.experiment_name(None, default="predict")
+    stem = f"predict-{predicted.folder.name}"
+    folder = create_run_folder(Path(RUNS_DIR), experiment, None, stem=stem)
     result = predicted.result
     track = tracking.start(
-        make_writable_folder(Path("runs") / "predict" / name),
-        experiment=tracking.experiment_name(None, default="predict"),
-        run_name=name,
+        folder,
+        experiment=experiment,
+        run_name=folder.name,
         params={"model": config.model, "inputs": len(config.inputs), "tta": config.tta},
         tags={"unet.settings": dump_config(config)},
         stage="predict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from unet_pipeline.config import PrepareConfig
 from unet_pipeline.datasets.manifest import Manifest
-from unet_pipeline.datasets.samples import write_scenes
+from unet_pipeline.datasets.samples import remove_scenes, write_scenes
 from unet_pipeline.errors import UserError
 from unet_pipeline.files import folder_lock, make_writable_folder
 from unet_pipeline.stages.assembly import index_data
@@ -42,20 +43,31 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     source = Path(config.data.path) if config.data.path else None
     name = source.resolve().name if source else SAMPLE_NAME
     output = Path(config.output or f"data/{name}")
+    if source is not None and config.output:
+        name = output.resolve().name  # a source is often called `train`, which says nothing
     if source is not None and not source.is_dir():
         raise UserError(f"there is no folder {source}: give the folder of images and masks")
     if source is not None and output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"--output {output} lies in the source, which is only read: choose another")
-    if Manifest.is_in(output):
-        raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")
+    if source is not None and "num_scenes" in config.model_fields_set:
+        raise UserError("--num-scenes is for the sample data, which is made without a SOURCE")
+    _refuse_prepared(output)
     make_writable_folder(output)
-    with folder_lock(output):
+    with folder_lock(output), contextlib.ExitStack() as undo:
+        _refuse_prepared(output)  # another process may have been faster
         if source is None:
             logger.info("drawing %d scenes of handwritten digits", config.num_scenes)
-            write_scenes(output, num_scenes=config.num_scenes)
+            write_scenes(output, num_scenes=config.num_scenes, seed=config.data.split_seed)
+            undo.callback(remove_scenes, output)
             source = output
         manifest = index_data(config.data, source)
         facts = manifest.facts.model_copy(update={"name": name})
         manifest = replace(manifest, facts=facts)
         manifest.save(output)
+        undo.pop_all()  # from here on, what was drawn stays
     return PreparedDataset(output, manifest)
+
+
+def _refuse_prepared(output: Path) -> None:
+    if Manifest.is_in(output):
+        raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")

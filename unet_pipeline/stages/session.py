@@ -155,7 +155,7 @@ def start_tracking(
 
 
 def _headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
-    """The settings as MLflow's params; what only says where things lie is left out."""
+    """The settings as MLflow's params; where the run itself lies is left out."""
     tree = config.model_dump(mode="json", exclude={"output"})
     tree["data"] |= {"name": manifest.facts.name, "num_train": len(manifest.split("train"))}
     return {
@@ -172,7 +172,7 @@ def run_note(session: Session) -> str:
     rows = "\n".join(
         f"| {name.removeprefix('val/')} | {value:.4f} |"
         for name, value in best.items()
-        if name.startswith("val/") and "loss" not in name
+        if name.startswith("val/") and name != "val/loss"
     )
     counts = ", ".join(f"{n} {split}" for split, n in facts.num_samples.items())
     return (

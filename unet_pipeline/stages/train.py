@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from unet_pipeline.datasets.loaders import iterate_samples
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE
 from unet_pipeline.errors import UserError
 from unet_pipeline.evaluation import headline_figures, summarize
-from unet_pipeline.files import folder_lock, write_atomic
+from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.inference import score
 from unet_pipeline.models import load_model
 from unet_pipeline.runtime import (
@@ -58,8 +59,10 @@ from unet_pipeline.training.engine import Position, train_steps
 logger = logging.getLogger(__name__)
 
 PANEL_STEPS = 10  # pictures of the panel over a run: enough for MLflow's slider, cheap to send
-RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds", "runtime.device",
-             "runtime.workers")  # fmt: skip
+SMALLER = "use a smaller --batch-size or --image-size"
+RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
+             "training.patience", "data.path", "runtime.device", "runtime.workers",
+             "output.tracking")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,13 @@ def train(config: TrainConfig) -> TrainedRun:
     not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
     """
     position = Position()  # the budget's clock starts here
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("several processes cannot train together yet: start one, without torchrun")
+    require_writable(Path(config.output.runs_dir))
     manifest = open_data(config.data, splits=("train", "val"))
     config, plan = complete_config(config, manifest)
-    logger.info("%s", format_plan(config, manifest, plan))
-    parts = build_parts(config, manifest)
+    with memory_errors(SMALLER):
+        parts = build_parts(config, manifest)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     folder = runs.create_run_folder(
         Path(config.output.runs_dir),
@@ -105,7 +111,8 @@ def train(config: TrainConfig) -> TrainedRun:
         stem=f"{config.model.name}-{config.training.loss}",
     )
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
-        write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
+        logger.info("%s", format_plan(config, manifest, plan))
+        write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
         manifest.save(folder)
         track = start_tracking(config, manifest, folder, experiment)
         return _run(Session(config, manifest, folder, parts, position, Reached(), track))
@@ -132,7 +139,7 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
                 f"the data in {config.data.path} has changed since {folder} began: "
                 "resuming would mix two datasets; start a new run"
             )
-        write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
+        write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
         parts = build_parts(without_pretrained(config), manifest)
         _restore(parts, state)
         logger.info("continuing %s at epoch %d, step %d", folder, position.epoch, position.step)
@@ -145,15 +152,24 @@ def describe_plan(config: TrainConfig) -> str:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
     manifest = open_data(config.data, splits=("train", "val"))
     config, plan = complete_config(config, manifest)
-    build_parts(config, manifest)
+    tree = config.model_dump()
+    tree["runtime"]["workers"] = 0  # workers would have all images decoded for them
+    build_parts(TrainConfig.model_validate(tree), manifest)
     return format_plan(config, manifest, plan)
+
+
+def _reusable(config: TrainConfig) -> TrainConfig:
+    """`config` as another run may take it: a name is given once."""
+    tree = config.model_dump()
+    tree["output"]["run_name"] = None
+    return TrainConfig.model_validate(tree)
 
 
 def _run(session: Session) -> TrainedRun:
     """Train, and leave run folder and MLflow run in an honest state however that ends."""
     status: tracking.Status = "FAILED"
     try:
-        with stop_on_signals() as stop, memory_errors("use a smaller --batch-size or --image-size"):
+        with stop_on_signals() as stop, memory_errors(SMALLER):
             _fit(session, stop)
             if stop:
                 status = "KILLED"
@@ -193,9 +209,9 @@ def _fit(session: Session, stop: StopRequest) -> None:
         trained = 0
 
         def after_step() -> None:
-            mean = position.loss_sum / position.samples
             best = session.reached.best.get("val/mean_iou", math.nan)
-            note = f"epoch {position.epoch + 1} loss {mean:.3f} best mean IoU {best:.3f}"
+            words = f"loss {position.mean_loss:.3f}  best mean IoU {best:.3f}"
+            note = f"epoch {position.epoch_number}  {words}"
             bar.move_to(progress(session), count=trained + position.samples, note=note)
 
         while progress(session) < 1 and not stop and not _out_of_patience(session):
@@ -216,22 +232,22 @@ def _fit(session: Session, stop: StopRequest) -> None:
             if stop or not position.samples:  # asked to end, or the budget ran out meanwhile
                 break
             seconds, images = position.elapsed() - began, position.samples - before
-            loss, samples = position.end_epoch()
-            trained += samples
             row = {
-                "train/loss": loss,
+                "train/loss": position.mean_loss,
                 "lr": parts.optimizer.param_groups[0]["lr"],
                 "time/epoch_seconds": seconds,
                 "time/images_per_second": images / seconds,
             }
-            if progress(session) >= 1 or position.epoch % decided(config.training.val_every) == 0:
+            ended = progress(session) >= 1
+            if ended or position.epoch_number % decided(config.training.val_every) == 0:
                 row |= _validate(session)
             _record(session, row)
+            if position.batch == len(parts.loader):  # else the run ends within the epoch
+                trained += position.end_epoch()[1]
             _save(session)
     if not stop and session.reached.validated_step != position.step:
         _record(session, _validate(session))
-    if position.step:
-        _save(session)
+    _save(session)
 
 
 def _out_of_patience(session: Session) -> bool:
@@ -265,13 +281,13 @@ def _validate(session: Session) -> dict[str, float]:
     reached, share = session.reached, progress(session)
     reached.validated_step = position.step
     if share * PANEL_STEPS >= reached.panels:  # at step 0, then in even parts of the run
-        log_panel(session, parts.segmenter, group="progress", step=position.epoch)
+        log_panel(session, parts.segmenter, group="progress", step=position.epoch_number)
         reached.panels = 1 + int(share * PANEL_STEPS)
     if position.step == 0:
         return row
     # Written so that NaN, which compares false, never counts as better
     if row["val/mean_iou"] > reached.best.get("val/mean_iou", -1.0):
-        reached.best = {"epoch": position.epoch, "step": position.step} | row
+        reached.best = {"epoch": position.epoch_number, "step": position.step} | row
         reached.since_best = 0
         write_model(session, session.folder / runs.BEST_NAME, reached.best)
     else:
@@ -282,9 +298,13 @@ def _validate(session: Session) -> dict[str, float]:
 def _record(session: Session, row: dict[str, float]) -> None:
     """Add the figures of an epoch to history.csv, to MLflow and to the log."""
     position = session.position
-    session.reached.history.append({"epoch": position.epoch, "step": position.step} | row)
+    entry = {"epoch": position.epoch_number, "step": position.step} | row
+    history = session.reached.history
+    if history and history[-1]["epoch"] == entry["epoch"]:
+        history.pop()  # an epoch that was ended early and has been resumed: now it is whole
+    history.append(entry)
     runs.write_history(session.folder, session.reached.history)
-    session.track.log_metrics(row, step=position.epoch)
+    session.track.log_metrics(row, step=position.epoch_number)
     shown = {
         "train loss": row.get("train/loss"),
         "val loss": row.get("val/loss"),
@@ -292,7 +312,7 @@ def _record(session: Session, row: dict[str, float]) -> None:
         "mean Dice": row.get("val/mean_dice"),
     }
     words = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
-    logger.info("epoch %3d  step %5d  %s", position.epoch, position.step, words)
+    logger.info("epoch %3d  step %5d  %s", position.epoch_number, position.step, words)
 
 
 def _save(session: Session) -> None:
@@ -334,6 +354,11 @@ def _restore(parts: Parts, state: dict[str, Any]) -> None:
 def _finish(session: Session) -> None:
     """Keep the last model beside the best, picture the best, and give all of it to MLflow."""
     folder, reached, track = session.folder, session.reached, session.track
+    if session.position.step == 0:
+        raise UserError(
+            f"the budget ended before the first step: reading and validating alone took "
+            f"{session.position.elapsed():.0f} s; give a longer --budget"
+        )
     last = reached.history[-1]
     write_model(session, folder / runs.LAST_NAME, last)
     if not reached.best:

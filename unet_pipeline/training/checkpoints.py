@@ -6,7 +6,9 @@ write makes the file whole before it takes its name, and the former one is kept 
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import pickle  # for the name of the error that weights_only raises
 import zipfile
 from pathlib import Path
@@ -14,15 +16,18 @@ from typing import Any
 
 import torch
 
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.files import atomic_path
 
 STATE_NAMES = ("last.pt", "previous.pt")
 """State files of a run folder, newest first."""
 
+STATE_VERSION = 1
+"""Of what a state holds; a run is resumed by the version that it was begun with."""
+
 logger = logging.getLogger(__name__)
 
-_DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
+_DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
             pickle.UnpicklingError)  # fmt: skip
 
 
@@ -35,10 +40,14 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     last, previous = (folder / name for name in STATE_NAMES)
     with atomic_path(last) as temporary:
         try:
-            torch.save(state, temporary)
+            torch.save(state | {"version": STATE_VERSION}, temporary)
         except RuntimeError as error:
-            # torch reports a full disk as its own error; the cause carries the errno where known
-            raise OSError(28, f"torch could not write the state: {error}") from error
+            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+                raise
+            # torch reports a full disk as an error of its own
+            raise OSError(errno.ENOSPC, f"torch could not write the state: {error}") from error
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # before the former state loses its name
         if last.exists():
             last.replace(previous)
 
@@ -54,6 +63,8 @@ def load_state(folder: Path) -> dict[str, Any]:
             continue
         try:
             return _read(path)
+        except OSError as error:
+            raise ResourceError(f"cannot read {path}: {error.strerror or error}") from error
         except _DAMAGED as error:
             corrupt = path.with_suffix(".corrupt")
             path.replace(corrupt)
@@ -68,4 +79,10 @@ def _read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise ValueError(f"checksum of {damaged} differs")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    version = state.get("version")
+    if version != STATE_VERSION:
+        raise UserError(
+            f"{path} has state version {version}, this package reads {STATE_VERSION}: "
+            "resume with the version of unet-pipeline that began the run"
+        )
     return state

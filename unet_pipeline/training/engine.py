@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from unet_pipeline.errors import DivergedError, UserError
 
+MAX_SKIPPED = 20
+"""Steps in a row that float16 may lose to overflow: the scaler halves its scale at each."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -63,11 +66,21 @@ class Position:
         numbers = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return numbers | {"seconds": self.elapsed()}
 
+    @property
+    def epoch_number(self) -> int:
+        """The epoch that was trained last, from 1, whole or in part; 0 before the first step."""
+        return self.epoch + (1 if self.batch else 0)
+
     def end_epoch(self) -> tuple[float, int]:
         """Close the epoch in progress: its mean loss over samples, and their number."""
-        mean, samples = (self.loss_sum / max(1, self.samples), self.samples)
+        mean, samples = self.mean_loss, self.samples
         self.epoch, self.batch, self.loss_sum, self.samples = self.epoch + 1, 0, 0.0, 0
         return mean, samples
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch in progress, over its samples so far."""
+        return self.loss_sum / max(1, self.samples)
 
 
 def train_steps(
@@ -93,6 +106,7 @@ def train_steps(
     finite; it names the samples of the batch (`names` by sample number).
     """
     device = next(model.parameters()).device
+    skipped = 0
     model.train()
     for inputs, targets, *rest in loader:
         rate = learning_rate()
@@ -114,7 +128,8 @@ def train_steps(
         norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
         mean = value.item()
         # With float16 an overflowing gradient is the scaler's business: it skips the step
-        if not math.isfinite(mean) or not (scaler.is_enabled() or math.isfinite(norm.item())):
+        skipped = 0 if math.isfinite(norm.item()) else skipped + 1
+        if not math.isfinite(mean) or skipped > (MAX_SKIPPED if scaler.is_enabled() else 0):
             raise DivergedError(_describe(mean, norm.item(), rate, position, rest, names))
         scaler.step(optimizer)
         scaler.update()

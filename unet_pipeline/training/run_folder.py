@@ -10,9 +10,10 @@ from pathlib import Path
 
 from unet_pipeline.errors import UserError
 from unet_pipeline.files import make_writable_folder, resource_errors, write_atomic
+from unet_pipeline.models import MODEL_NAME
 
+BEST_NAME = MODEL_NAME
 CONFIG_NAME = "config.yaml"
-BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"
 HISTORY_NAME = "history.csv"
 LOG_NAME = "log.txt"
@@ -42,6 +43,10 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
             raise UserError(
                 f"a run {folder} exists: choose another --run-name, or continue it with --resume"
             ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot make {folder}: {error.strerror}; choose another name"
+            ) from error
         return folder
     number = 1 + max((_number(path) for path in parent.iterdir()), default=0)
     while True:  # two runs that start at once both try the same number; one of them moves on
@@ -57,7 +62,8 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
 def find_run_folder(model: Path) -> Path | None:
     """The run folder that `model` is, or lies in; None for a model file from elsewhere."""
     folder = model if model.is_dir() else model.parent
-    return folder if (folder / CONFIG_NAME).is_file() else None
+    is_run = (folder / CONFIG_NAME).is_file() and (folder / HISTORY_NAME).is_file()
+    return folder if is_run else None
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:

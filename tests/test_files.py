@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from unet_pipeline import files
 from unet_pipeline.errors import OutputInUseError, ResourceError, UserError
 from unet_pipeline.files import (
     atomic_path,

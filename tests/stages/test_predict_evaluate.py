@@ -218,7 +218,7 @@ def test_another_model_file_of_a_run_has_a_report_of_its_own(run_folder: Path) -
     for model in (run_folder, run_folder / "last.safetensors"):
         assert cli.run(["evaluate", "--model", str(model), "--tracking", "off"]) == 0
     names = {path.name for path in (run_folder / "evaluation").iterdir()}
-    assert names == {"digits-test", "digits-test-last"}
+    assert {"digits-test", "digits-test-last"} <= names
 
 
 def test_images_of_another_type_than_the_model_knows_are_refused(

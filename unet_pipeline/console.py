@@ -1,4 +1,4 @@
-"""What people see while they wait: log lines and progress on stderr. stdout is for results."""
+"""Log lines and errors on stderr; stdout is for results."""
 
 from __future__ import annotations
 
@@ -11,17 +11,6 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 logger = logging.getLogger("unet_pipeline")
 
@@ -42,7 +31,18 @@ class _PlainHandler(logging.Handler):
         console.print(escape(message), markup=True, highlight=False)
 
 
-_live_console: Console | None = None  # where a progress bar lives, lines must go above it
+_live_console: Console | None = None
+
+
+@contextlib.contextmanager
+def lines_above(console: Console) -> Iterator[None]:
+    """Send log lines to `console` while a progress bar lives on it: they must go above it."""
+    global _live_console
+    _live_console = console
+    try:
+        yield
+    finally:
+        _live_console = None
 
 
 def as_text(renderable: RenderableType) -> str:
@@ -84,50 +84,3 @@ def log_to_file(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
-
-
-class _Rate(ProgressColumn):
-    """Units a second, by the task's own count."""
-
-    def render(self, task: Task) -> Text:
-        unit = task.fields.get("unit", "")
-        count = task.fields.get("count", task.completed)
-        if not unit or not task.elapsed or not count:
-            return Text("")
-        return Text(f"{count / task.elapsed:.1f} {unit}/s", style="cyan")
-
-
-class Bar:
-    """One line of progress: how far, how fast, how long still."""
-
-    def __init__(self, progress: Progress, description: str, *, total: float, unit: str) -> None:
-        self._progress = progress
-        self._task = progress.add_task(description, total=total, unit=unit, count=0, note="")
-
-    def move_to(self, completed: float, *, count: float, note: str = "") -> None:
-        """Set the bar to `completed` of its total, after `count` units of work."""
-        self._progress.update(self._task, completed=completed, count=count, note=note)
-
-
-@contextlib.contextmanager
-def progress_bar(description: str, *, total: float, unit: str) -> Iterator[Bar]:
-    """A `Bar` on stderr with rate and time remaining; silent where stderr is no terminal."""
-    global _live_console
-    console = error_console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        _Rate(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with progress:
-        _live_console = progress.console if console.is_terminal else None
-        try:
-            yield Bar(progress, description, total=total, unit=unit)
-        finally:
-            _live_console = None

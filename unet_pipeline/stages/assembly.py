@@ -13,7 +13,6 @@ import torch
 from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.classes import parse_value
 from unet_pipeline.config import DataSettings, TrainConfig
-from unet_pipeline.console import progress_bar
 from unet_pipeline.datasets import loaders
 from unet_pipeline.datasets.index import index_folder
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest, Split
@@ -28,6 +27,7 @@ from unet_pipeline.models import (
     load_model,
     load_weights,
 )
+from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import (
     choose_device,
     choose_precision,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from unet_pipeline import tracking
 from unet_pipeline.classes import Classes, MaskValue, parse_value
 from unet_pipeline.config import RUNS_DIR, EvaluateConfig, TrainConfig, load_config
-from unet_pipeline.console import as_text, progress_bar
+from unet_pipeline.console import as_text
 from unet_pipeline.datasets.index import list_samples
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
 from unet_pipeline.datasets.manifest import Manifest, Sample
@@ -28,6 +28,7 @@ from unet_pipeline.evaluation import (
 from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import OVERLAP, predict_image, score
 from unet_pipeline.models import ModelCard, Segmenter, load_model
+from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
 from unet_pipeline.stages.assembly import given_or, open_data
 from unet_pipeline.training import run_folder as runs

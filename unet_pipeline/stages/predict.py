@@ -9,7 +9,6 @@ from typing import Any
 
 from unet_pipeline import tracking
 from unet_pipeline.config import RUNS_DIR, PredictConfig, dump_config
-from unet_pipeline.console import progress_bar
 from unet_pipeline.errors import RejectedInputsError, UserError
 from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import (
@@ -22,6 +21,7 @@ from unet_pipeline.inference import (
 )
 from unet_pipeline.inference.folder import FAILURES_NAME
 from unet_pipeline.models import load_model
+from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
 from unet_pipeline.stages.assembly import given_or
 from unet_pipeline.training.run_folder import create_run_folder

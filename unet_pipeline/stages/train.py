@@ -18,7 +18,7 @@ import torch
 
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config, load_config
-from unet_pipeline.console import log_to_file, progress_bar
+from unet_pipeline.console import log_to_file
 from unet_pipeline.datasets.loaders import iterate_samples
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE
 from unet_pipeline.errors import UserError
@@ -26,6 +26,7 @@ from unet_pipeline.evaluation import headline_figures, summarize
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.inference import score
 from unet_pipeline.models import load_model
+from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import (
     StopRequest,
     choose_device,

@@ -156,7 +156,7 @@ def test_three_scenes_make_one_of_each_split_and_two_are_refused(tmp_path: Path)
     with pytest.raises(UserError, match="num_scenes = 2"):
         write_scenes(tmp_path / "two", num_scenes=2)
     with pytest.raises(UserError, match="seed = -1"):
-        write_scenes(tmp_path / "two", seed=-1)
+        write_scenes(tmp_path / "two", num_scenes=3, seed=-1)
     assert not (tmp_path / "two").exists()
 
 

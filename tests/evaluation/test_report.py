@@ -207,4 +207,6 @@ def test_a_report_into_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     names, matrices, _ = samples()
     with pytest.raises(UserError, match="a file is in the way"):
-        write_report(tmp_path / "file", sample_ids=names, matrices=matrices, classes=CLASSES)
+        write_report(
+            tmp_path / "file", sample_ids=names, matrices=matrices, classes=CLASSES, num_pictures=0
+        )

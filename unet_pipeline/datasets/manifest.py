@@ -192,14 +192,15 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
-    """A sort key under which image2 comes before image10.
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """A sort key as people count: image2 comes before image10, whatever the case.
 
-    >>> sorted(["b1", "a10", "a2"], key=natural_key)
-    ['a2', 'a10', 'b1']
+    >>> sorted(["img10.png", "IMG2.png", "img1.png"], key=natural_key)
+    ['img1.png', 'IMG2.png', 'img10.png']
     """
     parts = re.split(r"([0-9]+)", text)
-    return tuple((1, int(p)) if p[:1].isdigit() and p.isascii() else (0, p) for p in parts)
+    key = [(0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p.casefold()) for p in parts]
+    return key, text  # names that differ in case alone still have an order
 
 
 _COLUMNS = ("sample_id", "image", "mask", "split", "group", "width", "height", "content")

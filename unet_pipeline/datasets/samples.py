@@ -38,7 +38,7 @@ _GAP = 2  # pixels of canvas that stay free around every digit
 _Floats = npt.NDArray[np.float32]
 
 
-def write_scenes(folder: Path, *, num_scenes: int = 300, seed: int = 0) -> Path:
+def write_scenes(folder: Path, *, num_scenes: int, seed: int = 0) -> Path:
     """Write `num_scenes` images of handwritten digits with their masks, and return `folder`.
 
     The layout is that of many datasets: train/, val/ and test/ (70, 15 and 15 %), each with

@@ -36,7 +36,7 @@ def write_report(
     matrices: Counts,
     classes: Classes,
     picture: Callable[[str], Sample] | None = None,
-    num_pictures: int = 4,
+    num_pictures: int,
 ) -> Scores:
     """The scores of a split, after writing them to `folder`, every file whole or not at all.
 

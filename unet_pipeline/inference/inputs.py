@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, read_image, to_channels
+from unet_pipeline.datasets.manifest import natural_key
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.inference.outputs import output_names
 
@@ -120,17 +120,6 @@ def fit_image(image: npt.NDArray[Any], card: ModelCard, *, source: str) -> npt.N
             f"ones from {card.value_range[0]:g} to {card.value_range[1]:g}; convert it to those"
         )
     return to_channels(image, card.in_channels, source)
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts as people count.
-
-    >>> sorted(["img10.png", "IMG2.png", "img1.png"], key=natural_key)
-    ['img1.png', 'IMG2.png', 'img10.png']
-    """
-    parts = re.split(r"([0-9]+)", name)
-    key = [(0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p.casefold()) for p in parts]
-    return [*key, (2, 0, name)]  # names that differ in case alone still have an order
 
 
 def _expand(source: str | Path, output: Path) -> Iterator[Input]:

@@ -155,14 +155,18 @@ def start_tracking(
 
 
 def _headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
-    """The settings as MLflow's params; where the run itself lies is left out."""
-    tree = config.model_dump(mode="json", exclude={"output"})
+    """The settings as MLflow's params, without what is not set and where things lie.
+
+    MLflow writes all params above every picture of a comparison: config.yaml has the rest.
+    """
+    hidden = {"output": True, "data": {"path", "split_by", "val_fraction", "test_fraction"}}
+    tree = config.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
     tree["data"] |= {"name": manifest.facts.name, "num_train": len(manifest.split("train"))}
     return {
         f"{section}.{key}": value
         for section, settings in tree.items()
         for key, value in settings.items()
-        if value is not None
+        if value not in (None, [])
     }
 
 

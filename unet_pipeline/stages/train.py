@@ -195,11 +195,8 @@ def _fit(session: Session, stop: StopRequest) -> None:
     """The epoch loop: steps, validation when due, and the state saved after both."""
     config, parts, position = session.config, session.parts, session.position
     # Validating first shows the untrained network in MLflow, and how long a validation takes
-    started = position.elapsed()
     if not session.reached.history:
         _record(session, _validate(session))
-        # of the budget, the last validation and saving take as long again
-        session.reached.seconds_to_end = 1.2 * (position.elapsed() - started) + 1.0
 
     def learning_rate() -> float | None:
         share = progress(session)
@@ -263,6 +260,7 @@ def _validate(session: Session) -> dict[str, float]:
     """The scores of the val split; the model is kept where they are the best so far."""
     config, parts, position = session.config, session.parts, session.position
     facts = session.manifest.facts
+    began = position.elapsed()
     result = score(
         parts.segmenter,
         iterate_samples(
@@ -281,6 +279,13 @@ def _validate(session: Session) -> dict[str, float]:
     row["val/loss"] = math.nan if result.loss is None else result.loss
     reached, share = session.reached, progress(session)
     reached.validated_step = position.step
+    # Of the budget, the last validation and saving will take about as long again; but the first
+    # one, which also warms everything up, must leave most of what remains for training
+    reached.seconds_to_end = 1.2 * (position.elapsed() - began) + 1.0
+    budget = config.training.budget_seconds
+    if position.step == 0 and budget is not None:
+        remaining = max(0.0, budget - position.elapsed())
+        reached.seconds_to_end = min(reached.seconds_to_end, 0.3 * remaining)
     if share * PANEL_STEPS >= reached.panels:  # at step 0, then in even parts of the run
         log_panel(session, parts.segmenter, group="progress", step=position.epoch_number)
         reached.panels = 1 + int(share * PANEL_STEPS)

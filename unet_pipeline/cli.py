@@ -220,6 +220,11 @@ def train(
 def evaluate(
     model: Annotated[str | None, _setting(EvaluateConfig, "model", "--model", "-m")] = None,
     data: Annotated[str | None, _setting(EvaluateConfig, "data.path", "--data")] = None,
+    images: Annotated[str | None, _setting(EvaluateConfig, "data.images", "--images")] = None,
+    masks: Annotated[str | None, _setting(EvaluateConfig, "data.masks", "--masks")] = None,
+    ignore_values: Annotated[
+        str | None, _setting(EvaluateConfig, "data.ignore_values", "--ignore-values")
+    ] = None,
     split: Annotated[str | None, _setting(EvaluateConfig, "split", "--split")] = None,
     output: Annotated[str | None, _setting(EvaluateConfig, "output", "--output", "-o")] = None,
     num_pictures: Annotated[

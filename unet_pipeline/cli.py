@@ -206,10 +206,9 @@ def train(
 
     if resume is not None:
         result = stage.resume(resume, overrides)
-    elif dry_run and as_json:
-        raise UserError("--dry-run prints a table: leave out --json")
     elif dry_run:
-        typer.echo(stage.describe_plan(settings))
+        planned = stage.plan(settings)
+        _print_result(planned.text, planned.summary() if as_json else None)
         return
     else:
         result = stage.train(settings)
@@ -319,7 +318,7 @@ def run(arguments: list[str]) -> int:
             print_error(str(error))
             return error.exit_code
         except KeyboardInterrupt:
-            print_error("interrupted")
+            print_error("interrupted; files that are written are whole, and stay")
             return 130
         except BrokenPipeError:  # the reader of our stdout has left; nobody is there to be told
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -349,6 +348,10 @@ def _invoke(arguments: list[str]) -> int:
         result = command.main(args=arguments, prog_name="unet", standalone_mode=False)
     except typer.Abort as error:
         raise KeyboardInterrupt from error
+    except SystemExit as ending:  # how typer ends when the reader of our stdout has left
+        if isinstance(ending.__context__, BrokenPipeError):
+            raise BrokenPipeError from ending
+        raise
     except UsageError as error:
         if error.ctx is not None and type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.ctx.get_help())
@@ -356,6 +359,8 @@ def _invoke(arguments: list[str]) -> int:
         name = error.ctx.command_path if error.ctx is not None else "unet"
         message = " ".join(error.format_message().split()).rstrip(".")
         raise UserError(f"{message}; see {name} --help") from error
+    if result == 130:  # typer turns Ctrl-C into its code, without a word
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

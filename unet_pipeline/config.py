@@ -20,6 +20,7 @@ from unet_pipeline.errors import UserError, did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Config = TypeVar("Config", bound=pydantic.BaseModel)
 
 
@@ -60,9 +61,12 @@ def parse_size(value: Any) -> Any:
     >>> parse_size("180x240"), parse_size("256")
     (['180', '240'], '256')
     """
-    if isinstance(value, str) and "x" in value.lower():
-        return value.lower().split("x")
-    return value
+    if not isinstance(value, str):
+        return value
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
+        raise ValueError("a size is a number of pixels, such as 256, or HEIGHTxWIDTH, as 180x240")
+    return sides if len(sides) == 2 else value
 
 
 Words = Annotated[tuple[str, ...], pydantic.BeforeValidator(split_commas)]
@@ -122,7 +126,7 @@ class DataSettings(Settings):
     )
     val_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as val.")
     test_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as test.")
-    split_seed: int = Field(0, description="Seed of the random split.")
+    split_seed: Seed = Field(0, description="Seed of the random split.")
 
 
 class ModelSettings(ComponentSettings):
@@ -196,9 +200,7 @@ class RuntimeSettings(Settings):
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Processes that load training data (chosen where not given)."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="Seed of weights, order, augmentation."
-    )
+    seed: Seed = Field(0, description="Seed of weights, order, augmentation.")
 
 
 class WindowSettings(Settings):
@@ -382,7 +384,11 @@ def _explain(error: pydantic.ValidationError, kind: type[pydantic.BaseModel]) ->
 
 
 def _suggest(place: str, kind: type[pydantic.BaseModel]) -> str:
-    return did_you_mean(place, [*setting_names(kind), *kind.model_fields])
+    section = place.split(".")[0]
+    if section in kind.model_fields:
+        names = [name for name in setting_names(kind) if name.startswith(section)]
+        return did_you_mean(place, names)
+    return did_you_mean(place, kind.model_fields)
 
 
 def setting_names(kind: type[pydantic.BaseModel], prefix: str = "") -> list[str]:

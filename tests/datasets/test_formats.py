@@ -276,7 +276,7 @@ def test_a_named_folder_that_is_not_there_is_a_user_error(tmp_path: Path) -> Non
 
 def test_a_named_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     tree(tmp_path, "images/{x,y}.png", "truth/{x,y}.mat")
-    with pytest.raises(DatasetError, match=r"truth: holds no images .*\.png.* but 2 \.mat"):
+    with pytest.raises(DatasetError, match=r"truth: holds no images .*\.png.*; it holds 2 \.mat"):
         find_pairs(tmp_path, masks="truth")
 
 
@@ -293,11 +293,11 @@ def test_a_folder_that_does_not_exist_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_names_the_extensions_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"looked for \.png \.jpg .*but nothing") as caught:
+    with pytest.raises(DatasetError, match=r"looked for \.png \.jpg .*it is empty") as caught:
         find_pairs(tmp_path)
     assert caught.value.exit_code == 4
     tree(tmp_path, "a/{1,2,3}.dcm", "notes.txt")
-    with pytest.raises(DatasetError, match=r"but 3 \.dcm, 1 \.txt"):
+    with pytest.raises(DatasetError, match=r"it holds 3 \.dcm, 1 \.txt"):
         find_pairs(tmp_path)
 
 

@@ -80,7 +80,8 @@ def test_from_python_it_is_the_same_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent"], 2, "absent"),
+        (["absent"], 2, "absent does not exist"),
+        (["cells/images/0.png"], 2, "is a file"),
         (["cells", "-o", "cells"], 2, "lies in the source"),
         (["cells", "-o", "cells/out"], 2, "lies in the source"),
         (["empty"], 4, ".png"),

@@ -120,6 +120,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
         (["--data", "SCENES", "--set", "model.depth=deep"], 2, "depth"),
         (["--data", "SCENES", "--set", "transforms.hflip=2"], 2, "hflip"),
         (["--data", "SCENES", "--set", "data.val_fraction=0.5"], 2, "has no effect"),
+        (["--data", "SCENES", "--workers", "9999"], 2, "use at most"),
+        (["--data", "SCENES", "--run-name", "../x"], 2, "use letters"),
         (["--data", "SCENES", "--device", "cuda:9"], 2, "is not there"),
         (["--data", "SCENES", "--weights", "absent.pth"], 2, "absent.pth"),
         (["--data", "SCENES", "--experiment", " "], 2, "experiment"),
@@ -252,6 +254,10 @@ def test_resume_takes_limits_and_refuses_what_would_be_another_run(
     assert rows_of(run_folder)[-1]["epoch"] == "4"
     assert cli.run(["train", "--resume", str(run_folder), "--lr", "1"]) == 2
     assert "--resume cannot change optimizer.lr" in errors_of(capsys)
+    same = ["--model", "unet", "--loss", "ce+dice", "--set", "model.base_channels=4"]
+    (run_folder / ".0123.tmp").touch()
+    assert cli.run(["train", "--resume", str(run_folder), "--epochs", "4", *same]) == 0
+    assert not (run_folder / ".0123.tmp").exists()
 
 
 def test_resume_refuses_data_that_has_changed(
@@ -454,3 +460,23 @@ def test_several_processes_are_refused_until_they_can_train_together(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.run(["train", "--data", str(scenes), *TINY]) == 2
     assert "several processes" in errors_of(capsys)
+
+
+def test_a_dataset_of_one_image_is_told_by_prepare_and_refused_by_train(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        Path("one", name).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 2, (9, 9), dtype=np.uint8)).save(f"one/{name}/a.png")
+    assert cli.run(["prepare", "one"]) == 0
+    assert "has no val samples" in capsys.readouterr().err
+    assert cli.run(["train", "--data", "data/one"]) == 4
+    assert "add images" in errors_of(capsys)
+
+
+def test_a_dry_run_tells_its_settings_as_json(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--data", str(scenes), "--dry-run", "--json", *TINY]) == 0
+    assert json.loads(capsys.readouterr().out)["training"]["image_size"] == [64, 64]

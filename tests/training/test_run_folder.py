@@ -47,9 +47,11 @@ def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../outside", "a/b", "..", "-rf", "naïve name", ""])
 def test_a_name_never_leaves_the_folder(name: str, tmp_path: Path) -> None:
-    folder = runs.create_run_folder(tmp_path, name, name, stem="x")
+    folder = runs.create_run_folder(tmp_path, name, None, stem=name)
     assert folder.parent.parent == tmp_path
     assert not folder.name.startswith(("-", "."))
+    with pytest.raises(UserError, match="use letters"):
+        runs.create_run_folder(tmp_path, "cells", name, stem="x")
 
 
 def test_the_run_folder_of_a_model_is_found(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def no_images(folder: Path) -> str:
     others = Counter(Path(name).suffix.lower() or "without extension" for name in names)
     held = ", ".join(f"{count} {extension}" for extension, count in others.most_common(3))
     looked = " ".join(IMAGE_EXTENSIONS)
-    return f"{folder}: holds no images (looked for {looked}), but {held or 'nothing'}"
+    instead = f"it holds {held}" if held else "it is empty"
+    return f"{folder}: holds no images (looked for {looked}); {instead}"
 
 
 def named(source: Path, tree: list[Folder], name: str, role: Role) -> list[Folder]:

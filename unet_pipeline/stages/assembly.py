@@ -17,7 +17,7 @@ from unet_pipeline.datasets import loaders
 from unet_pipeline.datasets.index import index_folder
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest, Split
 from unet_pipeline.datasets.transforms import TRANSFORMS, build_transform
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import (
     ModelCard,
@@ -103,7 +103,10 @@ def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
     for split in splits:
         if not manifest.split(split):
             counts = ", ".join(f"{n} {name}" for name, n in manifest.facts.num_samples.items())
-            raise UserError(f"{path} has no {split} samples (it has {counts})")
+            raise DatasetError(
+                f"{path} has no {split} samples (it has {counts}): add images, or set the column "
+                "`split` of a prepared samples.csv"
+            )
     return manifest
 
 
@@ -113,6 +116,12 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     Raises `UserError` for names and options that no catalogue knows.
     """
     config = _as_the_weights(config)
+    most = 4 * num_cores()
+    if (config.runtime.workers or 0) > most:
+        raise UserError(
+            f"{config.runtime.workers} workers on {num_cores()} cores would be in each other's "
+            f"way: use at most {most} --workers"
+        )
     training, facts = config.training, manifest.facts
     sizes = {
         split: [(sample.height, sample.width) for sample in manifest.split(split)]

@@ -106,8 +106,9 @@ def _say(predicted: PredictedFiles, config: PredictConfig) -> None:
     rate = result.megapixels / result.seconds if result.seconds else 0.0
     skipped = f", {result.skipped} left as they were" if result.skipped else ""
     logger.info(
-        "%d masks written%s: %.1f megapixels in %.1f s (%.2f a second)",
+        "%d %s written%s: %.1f megapixels in %.1f s (%.2f a second)",
         result.written,
+        "mask" if result.written == 1 else "masks",
         skipped,
         result.megapixels,
         result.seconds,

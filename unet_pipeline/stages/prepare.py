@@ -46,7 +46,8 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     if source is not None and config.output:
         name = output.resolve().name  # a source is often called `train`, which says nothing
     if source is not None and not source.is_dir():
-        raise UserError(f"there is no folder {source}: give the folder of images and masks")
+        what = "is a file, not a folder" if source.exists() else "does not exist"
+        raise UserError(f"{source} {what}: give the folder of images and masks")
     if source is not None and output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"--output {output} lies in the source, which is only read: choose another")
     if source is not None and "num_scenes" in config.model_fields_set:
@@ -64,6 +65,9 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
         facts = manifest.facts.model_copy(update={"name": name})
         manifest = replace(manifest, facts=facts)
         manifest.save(output)
+        for split in ("train", "val"):
+            if not manifest.facts.num_samples[split]:
+                logger.warning("%s has no %s samples: it cannot be trained on yet", output, split)
         undo.pop_all()  # from here on, what was drawn stays
     return PreparedDataset(output, manifest)
 

@@ -101,7 +101,7 @@ def train(config: TrainConfig) -> TrainedRun:
         raise UserError("several processes cannot train together yet: start one, without torchrun")
     require_writable(Path(config.output.runs_dir))
     manifest = open_data(config.data, splits=("train", "val"))
-    config, plan = complete_config(config, manifest)
+    config, decisions = complete_config(config, manifest)
     with memory_errors(SMALLER):
         parts = build_parts(config, manifest)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
@@ -112,7 +112,7 @@ def train(config: TrainConfig) -> TrainedRun:
         stem=f"{config.model.name}-{config.training.loss}",
     )
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
-        logger.info("%s", format_plan(config, manifest, plan))
+        logger.info("%s", format_plan(config, manifest, decisions))
         write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
         manifest.save(folder)
         track = start_tracking(config, manifest, folder, experiment)
@@ -127,11 +127,20 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
     """
     if not (folder / runs.CONFIG_NAME).is_file():
         raise UserError(f"{folder} is no run folder: it has no {runs.CONFIG_NAME}")
-    for name in overrides:
-        if name not in RESUMABLE:
-            raise UserError(f"--resume cannot change {name}: start a new run for that")
     config = load_config(folder / runs.CONFIG_NAME, overrides, kind=TrainConfig)
+    former = load_config(folder / runs.CONFIG_NAME, kind=TrainConfig)
+    for name in overrides:
+        section, key = name.split(".", 1)
+        was, asked = (getattr(getattr(c, section), key) for c in (former, config))
+        # `ce+dice` is `ce + dice`
+        same = str(was).replace(" ", "") == str(asked).replace(" ", "")
+        if name not in RESUMABLE and not same:
+            raise UserError(
+                f"--resume cannot change {name} from {was} to {asked}: start a new run for that"
+            )
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
+        for stray in folder.glob(".*.tmp"):  # of a write that was killed; we hold the lock
+            stray.unlink()
         state = load_state(folder)
         position = Position(**state["position"])
         manifest = open_data(config.data, splits=("train", "val"))
@@ -149,14 +158,26 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
         return _run(Session(config, manifest, folder, parts, position, reached, track))
 
 
-def describe_plan(config: TrainConfig) -> str:
+@dataclass(frozen=True)
+class PlannedRun:
+    """What `train` would do: every setting decided, and the table of reasons."""
+
+    config: TrainConfig
+    text: str
+
+    def summary(self) -> dict[str, Any]:
+        """The settings, JSON-able."""
+        return self.config.model_dump(mode="json")
+
+
+def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
     manifest = open_data(config.data, splits=("train", "val"))
-    config, plan = complete_config(config, manifest)
+    config, decisions = complete_config(config, manifest)
     tree = config.model_dump()
     tree["runtime"]["workers"] = 0  # workers would have all images decoded for them
     build_parts(TrainConfig.model_validate(tree), manifest)
-    return format_plan(config, manifest, plan)
+    return PlannedRun(config, format_plan(config, manifest, decisions))
 
 
 def _reusable(config: TrainConfig) -> TrainConfig:

@@ -33,9 +33,11 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
 
     Raises `UserError` where a run of that name exists, `ResourceError` where writing is refused.
     """
+    if name is not None and slug(name) != name:
+        raise UserError(f"run name {name!r}: use letters, digits and +-_. ({slug(name)!r})")
     parent = make_writable_folder(runs_dir / slug(experiment))
     if name is not None:
-        folder = parent / slug(name)
+        folder = parent / name
         try:
             with resource_errors(folder):
                 folder.mkdir()

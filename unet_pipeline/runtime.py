@@ -130,8 +130,8 @@ def memory_errors(advice: str) -> Iterator[None]:
 def place(module: Module, device: torch.device) -> Module:
     """`module` on `device`, in the memory layout that its convolutions are fastest in.
 
-    Channels last: a U-Net's training step in bf16 took 0.78 s so, and 1.33 s with channels first
-    (2 cores, width 32, 8 images of 192x256); results are the same up to rounding.
+    Channels last: with channels first, a U-Net's training step in bf16 took 1.3 times as long (2
+    cores, width 32: scripts/bench_width.py); results are the same up to rounding.
     """
     return module.to(device=device).to(memory_format=torch.channels_last)
 

@@ -117,7 +117,7 @@ def _workers(device_type: str, num_cores: int, cached: bool) -> tuple[int, str]:
 def _base_channels(device_type: str, budget_seconds: float | None) -> tuple[int, str]:
     if device_type != "cpu":
         return 64, "the paper's width"
-    # A step of width 32 takes 2.8 times as long as one of 16 (2 cores, bf16: scripts/bench_width.py)
+    # A step of width 32 takes 2.8 times as long as one of 16 (bf16: scripts/bench_width.py)
     if budget_seconds is not None and budget_seconds >= 1800:
         return 32, "half the paper's width: there is time for it on a CPU"
     return 16, "a quarter of the paper's width: on a CPU, more steps gain more"

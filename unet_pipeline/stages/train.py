@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config, load_config
 from unet_pipeline.console import log_to_file
@@ -36,7 +34,6 @@ from unet_pipeline.runtime import (
     stop_on_signals,
 )
 from unet_pipeline.stages.assembly import (
-    Parts,
     build_parts,
     complete_config,
     decided,
@@ -49,13 +46,15 @@ from unet_pipeline.stages.session import (
     Session,
     log_panel,
     progress,
+    restore_parts,
     run_note,
+    save_session,
     say_what_next,
     start_tracking,
     write_model,
 )
 from unet_pipeline.training import run_folder as runs
-from unet_pipeline.training.checkpoints import load_state, save_state
+from unet_pipeline.training.checkpoints import load_state
 from unet_pipeline.training.engine import Position, train_steps
 
 logger = logging.getLogger(__name__)
@@ -152,7 +151,7 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
             )
         write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
         parts = build_parts(without_pretrained(config), manifest)
-        _restore(parts, state)
+        restore_parts(parts, state)
         logger.info("continuing %s at epoch %d, step %d", folder, position.epoch, position.step)
         track = tracking.resume(folder, send=config.output.tracking == "on")
         reached = Reached(**state["reached"])
@@ -264,10 +263,10 @@ def _fit(session: Session, stop: StopRequest) -> None:
             _record(session, row)
             if position.batch == len(parts.loader):  # else the run ends within the epoch
                 trained += position.end_epoch()[1]
-            _save(session)
+            save_session(session)
     if not stop and session.reached.validated_step != position.step:
         _record(session, _validate(session))
-    _save(session)
+    save_session(session)
 
 
 def _out_of_patience(session: Session) -> bool:
@@ -341,42 +340,6 @@ def _record(session: Session, row: dict[str, float]) -> None:
     }
     words = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
     logger.info("epoch %3d  step %5d  %s", position.epoch_number, position.step, words)
-
-
-def _save(session: Session) -> None:
-    """Save all that `resume` needs."""
-    parts = session.parts
-    save_state(
-        session.folder,
-        {
-            "network": parts.segmenter.network.state_dict(),
-            "optimizer": parts.optimizer.state_dict(),
-            "scaler": parts.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "position": session.position.state(),
-            "reached": asdict(session.reached),
-            "fingerprint": session.manifest.facts.fingerprint,
-            "num_threads": torch.get_num_threads(),
-        },
-    )
-
-
-def _restore(parts: Parts, state: dict[str, Any]) -> None:
-    """Put the parts back to where `_save` saw them."""
-    parts.segmenter.network.load_state_dict(state["network"])
-    parts.optimizer.load_state_dict(state["optimizer"])
-    parts.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"])
-    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    if state["num_threads"] != torch.get_num_threads():
-        logger.warning(
-            "the run began with %d threads and continues with %d: results may differ in the last "
-            "digits",
-            state["num_threads"],
-            torch.get_num_threads(),
-        )
 
 
 def _finish(session: Session) -> None:

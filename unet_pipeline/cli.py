@@ -148,6 +148,9 @@ def train(
     ] = None,
     model: Annotated[str | None, _setting(TrainConfig, "model.name", "--model")] = None,
     loss: Annotated[str | None, _setting(TrainConfig, "training.loss", "--loss")] = None,
+    initializer: Annotated[
+        str | None, _setting(TrainConfig, "initializer.name", "--initializer")
+    ] = None,
     epochs: Annotated[
         int | None, _setting(TrainConfig, "training.epochs", "--epochs", "-e")
     ] = None,

@@ -87,10 +87,19 @@ class DataSettings(Settings):
 class ModelSettings(ComponentSettings):
     name: str = Field(
         "unet",
-        description="Network: unet, or smp:<architecture>/<encoder> such as smp:FPN/resnet18.",
+        description="Network: unet, mlp, lenet, or smp:<architecture>/<encoder> such as "
+        "smp:FPN/resnet18 (all: unet list models).",
     )
     weights: str | None = Field(
         None, description="Start from the weights of this run, model file or .pth state dict."
+    )
+
+
+class InitializerSettings(ComponentSettings):
+    name: str = Field(
+        "default",
+        description="How fresh weights are drawn: default (torch's own), kaiming_normal, "
+        "xavier_uniform, orthogonal, notes, ... (all: unet list initializers).",
     )
 
 
@@ -124,7 +133,19 @@ class TrainingSettings(Settings):
         description="Side in pixels, or HEIGHTxWIDTH, of the random crops that training sees "
         "(chosen from the data where not given).",
     )
-    loss: str = Field("ce + dice", description="Loss: names with weights, such as 'ce + 0.5*dice'.")
+    loss: str = Field(
+        "ce + dice",
+        description="Loss: names with weights, such as 'ce + 0.5*dice' (all: unet list losses).",
+    )
+    num_pixels: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Pixels of each crop that a patch network (mlp, lenet) learns from; 0 takes "
+        "all of them.",
+    )
+    balance: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Share of these pixels that is drawn with all classes alike, from 0 to 1.",
+    )
     grad_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Largest norm of the gradient; 0 does not clip."
     )
@@ -192,6 +213,7 @@ class TrainConfig(Settings):
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
+    initializer: InitializerSettings = InitializerSettings()
     training: TrainingSettings = TrainingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()

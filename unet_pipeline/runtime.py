@@ -136,6 +136,25 @@ def place(module: Module, device: torch.device) -> Module:
     return module.to(device=device).to(memory_format=torch.channels_last)
 
 
+@contextlib.contextmanager
+def keeping_modes(module: nn.Module) -> Iterator[None]:
+    """Afterwards every part of `module` is in training or evaluation mode as it was before."""
+    former = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in former:
+            part.training = training
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """No gradients, and every part of `module` in evaluation mode; afterwards as it was."""
+    with keeping_modes(module), torch.no_grad():
+        module.eval()
+        yield
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators, which weights and dropout draw from."""
     random.seed(seed)

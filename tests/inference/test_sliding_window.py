@@ -17,7 +17,6 @@ from unet_pipeline.errors import DatasetError, DivergedError, ResourceError, Use
 from unet_pipeline.inference import predict
 from unet_pipeline.inference.sliding_window import (
     _axis,
-    evaluation_mode,
     fits_whole,
     iterate_bands,
     predict_image,

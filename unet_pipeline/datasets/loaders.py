@@ -25,7 +25,8 @@ from unet_pipeline.datasets.cache import (
     read_sample,
 )
 from unet_pipeline.datasets.manifest import Sample
-from unet_pipeline.datasets.transforms import Transform
+from unet_pipeline.datasets.points import PointSampler
+from unet_pipeline.datasets.transforms import Transform, key_to_seed
 from unet_pipeline.errors import DatasetError, ResourceError, UserError
 
 __all__ = [
@@ -54,13 +55,25 @@ class Batch(NamedTuple):
     """(N, H, W), uint8; `.long()` on the device makes them the target of a loss."""
     indices: torch.Tensor
     """(N,) int64: which samples they are."""
+    points: torch.Tensor | None = None
+    """(N, P, 2) int64, rows and columns: where a patch network looks; `masks` is (N, P, 1) then."""
 
 
-class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+class Item(NamedTuple):
+    """One sample of a `Batch`."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    number: int
+    points: torch.Tensor | None
+
+
+class SegmentationDataset(Dataset[Item]):
     """Augmented training samples, asked for by (epoch, index).
 
-    An item is (image (C, H, W) in the file's dtype, mask (H, W) uint8, index), of the size that
-    `transform` gives, and a function of (seed, epoch, sample_id) and the files alone.
+    An item has the image (C, H, W) in the file's dtype and the mask (H, W) uint8, of the size that
+    `transform` gives; with `point_sampler`, the mask (P, 1) at P points of the crop, and these. It
+    is a function of (seed, epoch, sample_id) and the files alone.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         transform: Transform,
         seed: int,
         cache: DecodedCache | None = None,
+        point_sampler: PointSampler | None = None,
     ) -> None:
         self.samples = list(samples)
         self.classes = classes
@@ -79,23 +93,27 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.transform = transform
         self.seed = seed
         self.cache = cache
+        self.point_sampler = point_sampler
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: EpochKey) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, key: EpochKey) -> Item:
         epoch, index = key
         sample = self.samples[index]
         image, mask = read_sample(
             sample, classes=self.classes, in_channels=self.in_channels, cache=self.cache
         )
         image, mask = self.transform(image, mask, key=(self.seed, epoch, sample.sample_id))
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
-        return torch.from_numpy(pixels), torch.from_numpy(mask), index
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if self.point_sampler is None:
+            return Item(pixels, torch.from_numpy(mask), index, None)
+        seed = key_to_seed((self.seed, epoch, sample.sample_id, "points"))
+        points = self.point_sampler(mask, np.random.default_rng(seed))
+        labels = mask[points[:, 0], points[:, 1], None]
+        return Item(pixels, torch.from_numpy(labels), index, torch.from_numpy(points))
 
-    def __getitems__(
-        self, keys: list[EpochKey]
-    ) -> list[tuple[torch.Tensor, torch.Tensor, int]] | UserError:
+    def __getitems__(self, keys: list[EpochKey]) -> list[Item] | UserError:
         """What a DataLoader fetches: the items, or the error that one of them met.
 
         Handed over as a value because an exception raised in a worker process reaches the user
@@ -104,11 +122,11 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         try:
             items = [self[key] for key in keys]
             first, *rest = items
-            for image, _, index in rest:
-                if image.dtype != first[0].dtype:  # torch.stack would promote both in silence
+            for item in rest:
+                if item.image.dtype != first.image.dtype:  # torch.stack would promote both
                     raise DatasetError(
-                        f"{self.samples[index].image}: holds {image.numpy().dtype} and "
-                        f"{self.samples[first[2]].image} {first[0].numpy().dtype}: "
+                        f"{self.samples[item.number].image}: holds {item.image.numpy().dtype} and "
+                        f"{self.samples[first.number].image} {first.image.numpy().dtype}: "
                         "convert them to one type"
                     )
         except UserError as error:
@@ -199,6 +217,7 @@ def train_loader(
     seed: int,
     num_workers: int,
     cache: DecodedCache | None = None,
+    point_sampler: PointSampler | None = None,
     pin_memory: bool = False,
     start_method: str | None = None,
     timeout_seconds: float = 300.0,
@@ -207,6 +226,7 @@ def train_loader(
 
     num_workers: processes that decode and augment; 0 does it in this one. They live from the first
     epoch to the end of the loader.
+    point_sampler: draws the points of a patch network; None trains on whole crops.
     pin_memory: whether batches lie where a GPU can fetch them by itself.
     start_method: `fork`, `spawn` or `forkserver`; None is the platform's own.
     timeout_seconds: how long to wait for a batch before a worker counts as hanging.
@@ -220,6 +240,7 @@ def train_loader(
         transform=transform,
         seed=seed,
         cache=cache,
+        point_sampler=point_sampler,
     )
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]  # the collated type is what it yields
@@ -238,13 +259,16 @@ def train_loader(
     return TrainLoader(loader, sampler, dataset.samples)
 
 
-def _collate(
-    items: list[tuple[torch.Tensor, torch.Tensor, int]] | UserError,
-) -> Batch | UserError:
+def _collate(items: list[Item] | UserError) -> Batch | UserError:
     if isinstance(items, UserError):
         return items
-    images, masks, indices = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.stack(masks), torch.tensor(indices))
+    images, masks, indices, points = zip(*items, strict=True)
+    return Batch(
+        torch.stack(images),
+        torch.stack(masks),
+        torch.tensor(indices),
+        None if points[0] is None else torch.stack(points),
+    )
 
 
 def _start_worker(_: int) -> None:

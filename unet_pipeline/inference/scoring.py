@@ -22,12 +22,11 @@ from unet_pipeline.inference.sliding_window import (
     BATCH_SIZE,
     as_pixels,
     check_window,
-    evaluation_mode,
     fits_whole,
     forward,
     iterate_bands,
 )
-from unet_pipeline.runtime import memory_errors
+from unet_pipeline.runtime import evaluation_mode, memory_errors
 
 if TYPE_CHECKING:
     from unet_pipeline.models.segmenter import Segmenter

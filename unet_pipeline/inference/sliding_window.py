@@ -13,7 +13,6 @@ image.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unet_pipeline.errors import DivergedError, UserError
-from unet_pipeline.runtime import memory_errors
+from unet_pipeline.runtime import evaluation_mode, memory_errors
 
 if TYPE_CHECKING:
     from unet_pipeline.models.segmenter import Segmenter
@@ -211,19 +210,6 @@ def as_pixels(images: list[npt.NDArray[Any]]) -> Tensor:
     if not array.flags.writeable:  # torch has no read-only tensors and would complain
         array = array.copy()
     return torch.from_numpy(array).permute(0, 3, 1, 2)
-
-
-@contextlib.contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """No gradients, and every part of `module` in evaluation mode; afterwards as it was."""
-    former = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in former:
-            part.training = training
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,20 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Segme
     return segmenter.eval().to(device)
 
 
-def load_weights(network: nn.Module, path: str | Path) -> str:
-    """Fill `network` with the weights at `path` and say in a few words what was filled.
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What `load_weights` has filled."""
+
+    encoder_only: bool
+    num_tensors: int
+
+    def __str__(self) -> str:
+        part = "encoder only" if self.encoder_only else "all weights"
+        return f"{part} ({self.num_tensors} tensors)"
+
+
+def load_weights(network: nn.Module, path: str | Path) -> LoadedWeights:
+    """Fill `network` with the weights at `path` and say what was filled.
 
     path: whatever `load_model` reads; besides, a state dict (.pth, .pt, .safetensors) of a model
     of segmentation-models-pytorch or of its encoder alone, as downloaded from a hub.
@@ -136,7 +148,7 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     kind = f" of {contents.card.network}" if contents.card else ""
     _refuse_differences(given, part, f"the weights {path}{kind} do not fit the model:")
     network.load_state_dict(given, strict=False)
-    return f"{'encoder only' if prefix in _ENCODERS else 'all weights'} ({len(given)} tensors)"
+    return LoadedWeights(prefix in _ENCODERS, len(given))
 
 
 def _model_path(path: str | Path) -> Path:

@@ -14,12 +14,18 @@ from torch import nn
 
 from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.errors import UserError, did_you_mean
+from unet_pipeline.models.patches import patch_lenet, patch_mlp
 from unet_pipeline.models.smp import PREFIX, build_smp, complete_smp_options
 from unet_pipeline.models.unet import UNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
+    "lenet": patch_lenet,
+    "mlp": patch_mlp,
 }
+
+PATCH_NETWORKS = frozenset({"lenet", "mlp"})
+"""Those that classify the patch around a pixel, and may be trained on a few pixels an image."""
 
 _FROM_THE_DATA = ("in_channels", "num_classes")
 

@@ -110,13 +110,16 @@ class Segmenter(nn.Module):
         )
         return cls(network, card)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (N, K, H, W), float32; `UserError` for pixels of another number of channels."""
+    def forward(self, pixels: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K, H, W), float32; `UserError` for pixels of another number of channels.
+
+        points: where a `PatchNetwork` shall look, (N, P, 2) rows and columns -> (N, K, P, 1).
+        """
         channels = self.card.in_channels
         if pixels.ndim != 4 or pixels.shape[1] != channels or math.prod(pixels.shape) == 0:
             raise UserError(
                 f"pixels of shape {tuple(pixels.shape)}: the model takes (N, {channels}, H, W)"
             )
         x = (pixels.float() - self.offset) / self.scale
-        logits: torch.Tensor = self.network(x)
+        logits: torch.Tensor = self.network(x) if points is None else self.network(x, points)
         return logits.float()

@@ -42,13 +42,24 @@ class SmpNetwork(nn.Module):
 
     stride: what the height and width of its input must be multiples of; images are padded to it
     by repeating their border. min_size: the smallest height and width that it takes.
+    pretrained: whether the encoder's weights were fetched.
     """
 
-    def __init__(self, model: nn.Module, *, stride: int, min_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, *, stride: int, min_size: int, pretrained: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.stride = stride
         self.min_size = min_size
+        self.pretrained = pretrained
+
+    def fresh_parts(self) -> nn.Module:
+        """What an initializer may fill: all of it, or all but a pretrained encoder."""
+        if not self.pretrained:
+            return self.model
+        parts = {name: part for name, part in self.model.named_children() if name != "encoder"}
+        return nn.ModuleDict(parts)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
@@ -83,7 +94,7 @@ def build_smp(
     # The decoder of DPT halves the grid of patches once more; PAN pools the deepest map 3 times.
     stride = int(model.encoder.output_stride) * (2 if architecture == "dpt" else 1)
     min_size = stride * (8 if architecture == "pan" else 1)
-    network = SmpNetwork(model, stride=stride, min_size=min_size)
+    network = SmpNetwork(model, stride=stride, min_size=min_size, pretrained=weights is not None)
     _check_sizes(spec, network, in_channels)
     return network
 

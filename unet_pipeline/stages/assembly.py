@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.classes import parse_value
@@ -16,10 +17,12 @@ from unet_pipeline.config import DataSettings, TrainConfig
 from unet_pipeline.datasets import loaders
 from unet_pipeline.datasets.index import index_folder
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest, Split
+from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.transforms import TRANSFORMS, build_transform
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import (
+    PATCH_NETWORKS,
     ModelCard,
     Segmenter,
     build_network,
@@ -27,6 +30,8 @@ from unet_pipeline.models import (
     load_model,
     load_weights,
 )
+from unet_pipeline.models.initializers import INITIALIZERS, initialize
+from unet_pipeline.models.smp import SmpNetwork
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import (
     choose_device,
@@ -36,7 +41,7 @@ from unet_pipeline.runtime import (
     place,
     seed_everything,
 )
-from unet_pipeline.training.losses import parse_loss
+from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
 from unet_pipeline.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
@@ -143,6 +148,9 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         val_every=training.val_every,
         workers=config.runtime.workers,
         window=config.inference.window,
+        by_patches=config.model.name in PATCH_NETWORKS,
+        num_pixels=training.num_pixels,
+        balance=training.balance,
     )
     tree = config.model_dump()
     tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
@@ -150,6 +158,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         tree["model"]["weights"] = str(Path(config.model.weights).resolve())
     tree["model"] |= complete_options(config.model.name, plan.model_options)
     for section, catalogue, given in (
+        ("initializer", INITIALIZERS, ()),
         ("optimizer", OPTIMIZERS, ()),
         ("schedule", SCHEDULES, ()),
         ("transforms", TRANSFORMS, ("image_size", "value_range")),
@@ -161,6 +170,8 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     tree["training"]["image_size"] = plan.image_size
     tree["training"]["batch_size"] = plan.batch_size
     tree["training"]["val_every"] = plan.val_every
+    tree["training"]["num_pixels"] = plan.num_pixels
+    tree["training"]["balance"] = plan.balance
     tree["runtime"]["workers"] = plan.workers
     tree["inference"] = {
         "window": plan.window,
@@ -203,7 +214,7 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
     """The parts that a completed `config` asks for; the network's weights follow from its seed."""
     device = choose_device(config.runtime.device)
     autocast_dtype = choose_precision(config.runtime.amp, device)
-    loss = parse_loss(config.training.loss, num_classes=manifest.facts.classes.num_classes)
+    loss = _build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
     segmenter = place(_build_segmenter(config, manifest.facts), device)
     cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
@@ -228,9 +239,25 @@ def without_pretrained(config: TrainConfig) -> TrainConfig:
     """`config` for a run whose weights come from its own state: nothing else is fetched or read."""
     tree = config.model_dump()
     tree["model"]["weights"] = None
+    tree["initializer"] = {}
     if "encoder_weights" in tree["model"]:
         tree["model"]["encoder_weights"] = None
     return TrainConfig.model_validate(tree)
+
+
+def _build_loss(config: TrainConfig, facts: DatasetFacts) -> LossSum:
+    loss = parse_loss(
+        config.training.loss,
+        num_classes=facts.classes.num_classes,
+        class_pixel_counts=facts.class_pixel_counts,
+    )
+    of_maps = [term.name for term in loss.terms if term.entry in NEED_MAPS]
+    if of_maps and config.training.num_pixels:
+        raise UserError(
+            f"loss {of_maps[0]} looks at whole masks, and {config.model.name} learns from single "
+            "pixels: choose another loss, or --set training.num_pixels=0"
+        )
+    return loss
 
 
 def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
@@ -240,9 +267,7 @@ def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
         in_channels=facts.in_channels,
         num_classes=facts.classes.num_classes,
     )
-    if config.model.weights:
-        filled = load_weights(network, Path(config.model.weights))
-        logger.info("weights from %s: %s", config.model.weights, filled)
+    _fill(network, config)
     card = ModelCard(
         network=config.model.name,
         options=config.model.options,
@@ -257,6 +282,24 @@ def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
     return Segmenter(network, card)
 
 
+def _fill(network: nn.Module, config: TrainConfig) -> None:
+    """Draw the weights as the settings say, then read those that come from a file."""
+    initializer, weights = config.initializer, config.model.weights
+    if initializer.name != "default":
+        # what was fetched for an encoder stays
+        fresh = network.fresh_parts() if isinstance(network, SmpNetwork) else network
+        count = initialize(fresh, initializer.name, initializer.options)
+        logger.info("initializer %s: %d layers", initializer.name, count)
+    if weights:
+        loaded = load_weights(network, Path(weights))
+        if initializer.name != "default" and not loaded.encoder_only:
+            raise UserError(
+                f"--initializer {initializer.name} has no effect: all weights come from {weights}; "
+                "leave one of the two out"
+            )
+        logger.info("weights from %s: %s", weights, loaded)
+
+
 def _build_loader(
     config: TrainConfig, manifest: Manifest, cache: loaders.DecodedCache, *, pin_memory: bool
 ) -> loaders.TrainLoader:
@@ -267,6 +310,8 @@ def _build_loader(
         image_size=decided(config.training.image_size),
         value_range=facts.value_range,
     )
+    num_pixels, balance = config.training.num_pixels, config.training.balance
+    sampler = PointSampler(num_pixels, decided(balance)) if num_pixels else None
     if config.runtime.workers:  # filled before they start, it is shared by all of them
         with progress_bar("decoding", total=len(samples), unit="images") as bar:
             loaders.fill_cache(
@@ -285,6 +330,7 @@ def _build_loader(
         seed=config.runtime.seed,
         num_workers=decided(config.runtime.workers),
         cache=cache,
+        point_sampler=sampler,
         pin_memory=pin_memory,
     )
 

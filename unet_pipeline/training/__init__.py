@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unet_pipeline.training.epochs import EpochResult, train_epoch, validate_epoch
 from unet_pipeline.training.losses import LOSSES, LossSum, parse_loss
 from unet_pipeline.training.optimizers import (
     OPTIMIZERS,
@@ -14,8 +15,11 @@ __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",
+    "EpochResult",
     "LossSum",
     "build_optimizer",
     "build_schedule",
     "parse_loss",
+    "train_epoch",
+    "validate_epoch",
 ]

@@ -90,37 +90,43 @@ def train_steps(
     optimizer: torch.optim.Optimizer,
     position: Position,
     *,
-    learning_rate: Callable[[], float | None],
-    autocast_dtype: torch.dtype | None,
-    scaler: torch.amp.GradScaler,
-    grad_clip: float,
+    learning_rate: Callable[[], float | None] | None = None,
+    autocast_dtype: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    grad_clip: float = 0.0,
     names: Sequence[str] = (),
+    watch: Callable[[Tensor, Tensor], None] = lambda logits, targets: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Take a step for each batch of `loader`, until it ends or there is no learning rate.
 
-    loader: yields (inputs, targets, sample numbers); inputs and targets go to the model's device,
-    targets as int64. learning_rate: asked before each step; None ends the steps.
+    loader: yields (inputs, targets, sample numbers, points), of which the last two may be missing;
+    all go to the model's device, targets as int64. Points go to the model beside the inputs (see
+    `PatchNetwork`). learning_rate: asked before each step, and a rate of None ends the steps;
+    without it the optimizer keeps its own. watch: shown the logits and targets of every batch.
     `position` is moved on after every step, so what it says can be saved at any time.
     Raises `DivergedError`, before the weights are touched, for a loss or gradient that is not
     finite; it names the samples of the batch (`names` by sample number).
     """
     device = next(model.parameters()).device
+    scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
     skipped = 0
     model.train()
     for inputs, targets, *rest in loader:
-        rate = learning_rate()
-        if rate is None:
-            return
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        if learning_rate is not None:
+            rate = learning_rate()
+            if rate is None:
+                return
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         inputs = inputs.to(device, non_blocking=True)
         targets = targets.to(device, non_blocking=True).long()
         with (
             torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None),
             _single_value_errors(),
         ):
-            logits = model(inputs)
+            logits = model(inputs, *(part.to(device) for part in rest[1:] if part is not None))
+        watch(logits, targets)
         value = loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(value).backward()  # type: ignore[no-untyped-call]
@@ -130,6 +136,7 @@ def train_steps(
         # With float16 an overflowing gradient is the scaler's business: it skips the step
         skipped = 0 if math.isfinite(norm.item()) else skipped + 1
         if not math.isfinite(mean) or skipped > (MAX_SKIPPED if scaler.is_enabled() else 0):
+            rate = optimizer.param_groups[0]["lr"]
             raise DivergedError(_describe(mean, norm.item(), rate, position, rest, names))
         scaler.step(optimizer)
         scaler.update()

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from unet_pipeline.errors import UserError
+
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+_NUM_PIXELS = (256, "patches a crop: neighbouring ones teach almost the same")
+_BALANCE = (0.5, "half of the patches with all classes alike, half as they occur")
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Plan:
     val_every: int
     workers: int
     window: int
+    num_pixels: int
+    balance: float | None
     model_options: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -34,6 +41,8 @@ class Plan:
             "val_every": self.val_every,
             "workers": self.workers,
             "window": self.window,
+            "num_pixels": self.num_pixels,
+            "balance": self.balance,
         }
 
 
@@ -47,6 +56,9 @@ def make_plan(
     budget_seconds: float | None,
     model: str,
     model_options: dict[str, Any],
+    by_patches: bool = False,
+    num_pixels: int | None = None,
+    balance: float | None = None,
     image_size: int | Size | None = None,
     batch_size: int | None = None,
     val_every: int | None = None,
@@ -56,6 +68,8 @@ def make_plan(
     """A `Plan` for training on images of these sizes (height, width); what is given stands.
 
     cached: whether the decoded images fit in memory, so that loading costs little.
+    by_patches: the network classifies patches, so it can learn from a few pixels of each image.
+    Raises `UserError` for pixels or balance given to any other network.
     """
     reasons: dict[str, str] = {}
 
@@ -63,11 +77,28 @@ def make_plan(
         value, reasons[name] = choice if given is None else (given, "as asked")
         return value
 
+    if not by_patches and (num_pixels or balance is not None):
+        raise UserError(
+            f"training.num_pixels and training.balance are for patch networks (mlp, lenet): "
+            f"{model} learns from whole crops: leave them out"
+        )
+    if by_patches:
+        num_pixels = decide("num_pixels", num_pixels, _NUM_PIXELS)
+    num_pixels = num_pixels or 0
+    if num_pixels:
+        balance = decide("balance", balance, _BALANCE)
+    elif balance is not None:
+        raise UserError("training.balance has no effect with num_pixels = 0: leave it out")
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
-    size = decide("image_size", image_size, _image_size(train_sizes, device_type))
+    limit = 512 if device_type == "cuda" or num_pixels else 256
+    size = decide("image_size", image_size, _image_size(train_sizes, limit))
     batch = decide("batch_size", batch_size, _batch_size(len(train_sizes), size, device_type))
-    every = decide("val_every", val_every, _val_every(train_sizes, val_sizes, size))
+    every = decide(
+        "val_every",
+        val_every,
+        _val_every(len(train_sizes), num_pixels or size[0] * size[1], val_sizes),
+    )
     processes = decide("workers", workers, _workers(device_type, num_cores, cached))
     side = decide("window", window, (768, "larger images are predicted in windows of this side"))
     options = dict(model_options)
@@ -77,11 +108,10 @@ def make_plan(
             options.get("base_channels"),
             _base_channels(device_type, budget_seconds),
         )
-    return Plan(size, batch, every, processes, side, options, reasons)
+    return Plan(size, batch, every, processes, side, num_pixels, balance, options, reasons)
 
 
-def _image_size(sizes: Sequence[Size], device_type: str) -> tuple[Size, str]:
-    limit = 512 if device_type == "cuda" else 256
+def _image_size(sizes: Sequence[Size], limit: int) -> tuple[Size, str]:
     medians = [sorted(side)[len(side) // 2] for side in zip(*sizes, strict=True)]
     if len(set(sizes)) == 1 and max(medians) <= limit:
         return (medians[0], medians[1]), "the size of the images"
@@ -100,9 +130,9 @@ def _batch_size(num_train: int, crop: Size, device_type: str) -> tuple[int, str]
     return min(4, num_train), "smaller batches make more steps on a CPU"
 
 
-def _val_every(train: Sequence[Size], val: Sequence[Size], crop: Size) -> tuple[int, str]:
+def _val_every(num_train: int, num_pixels: int, val: Sequence[Size]) -> tuple[int, str]:
     # A validated pixel costs about a third of a trained one (forward only): keep it below a fifth
-    trained = len(train) * crop[0] * crop[1]
+    trained = num_train * num_pixels
     validated = sum(height * width for height, width in val) / 3
     return max(1, math.ceil(validated / (0.2 * trained))), "validation costs below a fifth"
 

@@ -1,42 +1,72 @@
-"""What every loss for masks shares: valid pixels, class weights, checks."""
+"""What every loss for masks shares: the pixels that count, their truth, and how to average."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
+from typing import Concatenate, NamedTuple, ParamSpec, cast
 
 import torch
 from torch import Tensor
 
 from unet_pipeline.errors import UserError
 
+Options = ParamSpec("Options")
+Loss = Callable[Concatenate[Tensor, Tensor, Options], Tensor]
 
-def valid_logits(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Logits in float32 or better, 0 where the target is ignored, and the mask of valid pixels.
+
+class Pixels(NamedTuple):
+    """Logits and target with the ignored pixels made harmless."""
+
+    logits: Tensor
+    """(N, K, H, W), float32 or better, 0 where the target is ignored."""
+    labels: Tensor
+    """(N, H, W) class indices, 0 where the target is ignored."""
+    valid: Tensor
+    """(N, H, W) bool: the pixels that count."""
+
+    def one_hot(self) -> Tensor:
+        """The truth as (N, K, H, W), 1 at the true class and 0 elsewhere; 0 on ignored pixels."""
+        counts = self.valid.unsqueeze(1).to(self.logits.dtype)
+        return torch.zeros_like(self.logits).scatter_(1, self.labels.unsqueeze(1), counts)
+
+    def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """sum_i w_i v_i / sum_i w_i over the valid pixels i, 0 where there is none.
+
+        values, weights: (N, H, W); None weighs all alike.
+        """
+        counts = self.valid.to(values.dtype) if weights is None else weights * self.valid
+        scale = counts.sum()
+        return (values * counts).sum() / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def valid_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
+    """The pixels that count, of logits (N, K, H, W) and class indices (N, H, W).
 
     `where` cuts the gradient as well: a NaN below an ignored pixel meets no multiplication.
     """
     valid = target != ignore_index
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return torch.where(valid.unsqueeze(1), logits, 0.0), valid
+    return Pixels(
+        torch.where(valid.unsqueeze(1), logits, 0.0), torch.where(valid, target, 0), valid
+    )
 
 
-def class_weights_as_tensor(class_weights: Sequence[float] | None, logits: Tensor) -> Tensor | None:
-    if class_weights is None:
-        return None
-    num_classes = logits.shape[1]
-    require(
-        len(class_weights) == num_classes,
-        f"ce: class_weights has {len(class_weights)} numbers for {num_classes} classes",
-    )
-    require(
-        all(w >= 0 and math.isfinite(w) for w in class_weights) and any(class_weights),
-        f"ce: class_weights = {list(class_weights)}: use numbers >= 0, not all of them 0",
-    )
-    return torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
+def in_float32(loss: Loss[Options]) -> Loss[Options]:
+    """`loss` computed in float32 at least, whatever the autocast around it."""
+
+    @functools.wraps(loss)
+    def computed(
+        logits: Tensor, target: Tensor, *args: Options.args, **options: Options.kwargs
+    ) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
+            return loss(logits, target, *args, **options)
+
+    return cast("Loss[Options]", computed)
 
 
 def require(ok: bool, message: str) -> None:
+    """Raise `UserError` with `message` unless `ok`."""
     if not ok:
         raise UserError(message)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.errors import UserError
 from unet_pipeline.training.losses.catalogue import LOSSES
+from unet_pipeline.training.losses.class_weights import Rule, weights_by_rule
+from unet_pipeline.training.losses.criteria import CRITERIA
 
 _MAX_EXPRESSION = 1000  # characters; the parser's own stack overflows on absurd nesting
 
@@ -26,6 +28,8 @@ class LossTerm:
 
     name: str
     """As written, with its options: `ce(label_smoothing=0.1)`. What logs call it."""
+    entry: str
+    """Its key in `LOSSES`."""
     weight: float
     loss: Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +58,11 @@ class LossSum:
 
 
 def parse_loss(
-    expression: str, *, num_classes: int | None = None, ignore_index: int = IGNORE_INDEX
+    expression: str,
+    *,
+    num_classes: int | None = None,
+    class_pixel_counts: Sequence[int] | None = None,
+    ignore_index: int = IGNORE_INDEX,
 ) -> LossSum:
     """The loss that `expression` describes: a sum of names of `LOSSES`, weighted, with options.
 
@@ -65,16 +73,25 @@ def parse_loss(
 
     num_classes: when it is known, the loss is tried on one pixel of so many classes, and an option
     that does not fit is found now, not in the first batch.
+    class_pixel_counts: of the training masks, from which `class_weights=balanced` is made.
     Raises `UserError`, quoting the part that cannot be read, for anything but such a sum, for
     unknown names and options, and for weights that are not positive.
     """
     expression = expression.strip()
     terms: list[LossTerm] = []
     for weight, node in _summands(_parse(expression), expression, 1.0):
-        name, loss = _component(node, expression, ignore_index)
+        name, factory, options = _component(node, expression)
         if any(term.name == name for term in terms):
             raise UserError(f"loss {expression!r}: {name} is there twice; write 2*{name} instead")
-        terms.append(LossTerm(name, weight, loss))
+        rule = options.get("class_weights")
+        if isinstance(rule, str):
+            if class_pixel_counts is None:
+                raise UserError(
+                    f"loss {name}: class_weights={rule} needs the pixel counts of the training data"
+                )
+            options["class_weights"] = weights_by_rule(cast(Rule, rule), class_pixel_counts)
+        loss = functools.partial(factory, ignore_index=ignore_index, **options)
+        terms.append(LossTerm(name, name.partition("(")[0], weight, loss))
     result = LossSum(expression, tuple(terms))
     if num_classes is not None:
         result(torch.zeros(1, num_classes, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
@@ -118,33 +135,53 @@ def _number(node: ast.expr) -> float | None:
 
 
 def _component(
-    node: ast.expr, expression: str, ignore_index: int
-) -> tuple[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The name, as written, and the function of `ce` or `ce(label_smoothing=0.1)`."""
+    node: ast.expr, expression: str
+) -> tuple[str, Callable[..., Tensor], dict[str, Any]]:
+    """The name, as written, the function and all options of `ce` or `ce(label_smoothing=0.1)`."""
     options: dict[str, Any] = {}
     function = node
     if isinstance(node, ast.Call):
         function = node.func
         for keyword in node.keywords:
-            try:
-                value = ast.literal_eval(keyword.value)
-            except ValueError as error:
-                raise _unreadable(expression, keyword.value) from error
             if keyword.arg is None:
                 raise _unreadable(expression, node)
-            options[keyword.arg] = value
+            options[keyword.arg] = _option_value(keyword.value, expression)
     if not isinstance(function, ast.Name):
         raise _unreadable(expression, node)
     name = function.id
-    factory = lookup(LOSSES, name, kind="loss")
+    factory = _lookup(name)
+    known = complete(factory, {}, label=name, given=("ignore_index",))
     if isinstance(node, ast.Call) and node.args:
-        known = complete(factory, {}, label=name, given=("ignore_index",))
         raise UserError(
             f"loss {expression!r}: an option of {name} is written by its name: "
-            f"{name}({next(iter(known))}=...); its options are {', '.join(known)}"
-        )
+            + (f"{name}({next(iter(known))}=...); its options are {', '.join(known)}" if known
+               else f"but {name} has none")
+        )  # fmt: skip
     options = complete(factory, options, label=f"loss {name}", given=("ignore_index",))
-    return ast.unparse(node), functools.partial(factory, ignore_index=ignore_index, **options)
+    return ast.unparse(node), factory, options
+
+
+def _option_value(node: ast.expr, expression: str) -> Any:
+    """A number, a list or a word, quoted or not: shells eat quotes, so `=balanced` is enough."""
+    if isinstance(node, ast.Name):
+        return node.id
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise _unreadable(expression, node) from error
+
+
+def _lookup(name: str) -> Callable[..., Tensor]:
+    """The loss called `name`; one that cannot score a mask is refused with the reason."""
+    criterion = CRITERIA.get(name)
+    if name not in LOSSES and criterion is not None:
+        if criterion.dense is not None:
+            raise UserError(f"loss {name!r} is called {criterion.dense!r} here")
+        raise UserError(
+            f"loss {name!r} cannot train on masks: {criterion.reason}; "
+            f"use one of {', '.join(LOSSES)}"
+        )
+    return lookup(LOSSES, name, kind="loss")
 
 
 def _unreadable(expression: str, node: ast.expr | None = None) -> UserError:

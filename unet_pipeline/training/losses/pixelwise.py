@@ -1,50 +1,273 @@
-"""Losses of single pixels, averaged over the valid ones."""
+"""Losses of single pixels, averaged over the valid ones: those of the learning notes.
+
+Each is sum_i w(y_i) l_i / sum_i w(y_i) over the valid pixels i with true class y_i, where w are the
+`class_weights` (all 1 where none are given). What follows says what l_i is, with x_i the logits
+(K,), p_i = softmax(x_i), and t_i the one-hot truth. `criteria` has the same losses as torch has
+them, for any prediction.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.contract import class_weights_as_tensor, require, valid_logits
+from unet_pipeline.training.losses.class_weights import (
+    ClassWeights,
+    pixel_weights,
+    weights_as_tensor,
+)
+from unet_pipeline.training.losses.contract import in_float32, require, valid_pixels
 
 
+@in_float32
 def cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
-    class_weights: list[float] | None = None,
+    class_weights: ClassWeights = None,
 ) -> Tensor:
-    """Cross-entropy of the softmax, averaged over the valid pixels.
+    """Cross-entropy of the softmax, averaged over the valid pixels: the first one to try.
 
-        loss = sum_i w(y_i) l_i / sum_i w(y_i),   l_i = -log p_i(y_i),   p_i = softmax(logits_i)
+        l_i = -log p_i(y_i)
 
-    over the pixels i with a class y_i. With label smoothing e, the truth is (1 - e) on y_i plus
-    e/K on every class: w(y_i) l_i = (1 - e) w(y_i) (-log p_i(y_i)) + e/K sum_c w(c) (-log p_i(c)),
+    With label smoothing e, the truth is (1 - e) on y_i plus e/K on every class:
+    w(y_i) l_i = (1 - e) w(y_i) (-log p_i(y_i)) + e/K sum_c w(c) (-log p_i(c)),
     divided by the same sum (Szegedy et al. 2016, "Rethinking the Inception Architecture").
     Equal logits give log K. Classes of weight 0 take no part.
 
     label_smoothing: e, from 0 up to, not including, 1.
-    class_weights: w, one number >= 0 a class, background first; None weighs all alike.
     Raises `UserError` for options out of range.
     """
     require(0 <= label_smoothing < 1, f"ce: label_smoothing = {label_smoothing}: use 0 up to 1")
-    with torch.autocast(logits.device.type, enabled=False):
-        logits, valid = valid_logits(logits, target, ignore_index)
-        weights = class_weights_as_tensor(class_weights, logits)
-        total = F.cross_entropy(
-            logits,
-            target,
-            weight=weights,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
-        if weights is None:
-            return total / valid.sum().clamp_min(1)
-        of_pixels = weights[torch.where(valid, target, 0)] * valid
-        scale = of_pixels.sum()
-        return total / torch.where(scale > 0, scale, torch.ones_like(scale))
+    pixels = valid_pixels(logits, target, ignore_index)
+    weights = weights_as_tensor(class_weights, pixels.logits, label="ce")
+    total = F.cross_entropy(
+        pixels.logits,
+        target,
+        weight=weights,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    if weights is None:
+        return total / pixels.valid.sum().clamp_min(1)
+    scale = (weights[pixels.labels] * pixels.valid).sum()
+    return total / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+@in_float32
+def bce(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Binary cross-entropy of each class against the rest, averaged over classes and pixels.
+
+        l_i = 1/K sum_c -(t_i(c) log s(x_i(c)) + (1 - t_i(c)) log(1 - s(x_i(c)))),   s = sigmoid
+
+    Equal logits of 0 give log 2. Classes do not compete as in a softmax; the largest logit wins
+    at prediction all the same.
+    """
+    pixels = valid_pixels(logits, target, ignore_index)
+    values = F.binary_cross_entropy_with_logits(pixels.logits, pixels.one_hot(), reduction="none")
+    return pixels.mean(values.mean(1), pixel_weights(class_weights, pixels, label="bce"))
+
+
+@in_float32
+def soft_margin(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Logistic loss of each class against the rest: the value of `bce`, by way of signs.
+
+        l_i = 1/K sum_c log(1 + exp(-z_i(c) x_i(c))),   z_i(c) = 1 for the true class, else -1
+
+    -log s(x) = log(1 + exp(-x)), so this is `bce` written down by another school.
+    """
+    pixels = valid_pixels(logits, target, ignore_index)
+    # torch's own soft_margin_loss overflows: exp(-z x) is infinite from 89 on
+    values = F.softplus((1 - 2 * pixels.one_hot()) * pixels.logits)
+    return pixels.mean(values.mean(1), pixel_weights(class_weights, pixels, label="soft_margin"))
+
+
+@in_float32
+def l1(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Absolute distance of the probabilities to the one-hot truth, summed over classes.
+
+        l_i = sum_c |p_i(c) - t_i(c)| = 2 (1 - p_i(y_i))
+
+    Twice the expected error rate, between 0 and 2: robust to wrong labels, and slow to learn,
+    since its gradient vanishes where a prediction is firmly wrong (Ghosh et al. 2017).
+    """
+    pixels = valid_pixels(logits, target, ignore_index)
+    values = F.l1_loss(pixels.logits.softmax(1), pixels.one_hot(), reduction="none")
+    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="l1"))
+
+
+@in_float32
+def mse(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Squared distance of the probabilities to the one-hot truth: the Brier score (Brier 1950).
+
+        l_i = sum_c (p_i(c) - t_i(c))^2
+
+    Between 0 and 2, summed over classes as Brier has it. A proper score: it is least where the
+    probabilities are true.
+    """
+    pixels = valid_pixels(logits, target, ignore_index)
+    values = F.mse_loss(pixels.logits.softmax(1), pixels.one_hot(), reduction="none")
+    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="mse"))
+
+
+@in_float32
+def smooth_l1(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    beta: float = 0.5,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Squared near the truth and absolute far from it, summed over classes (Girshick 2015).
+
+        l_i = sum_c d^2 / (2 beta) if d < beta else d - beta / 2,   d = |p_i(c) - t_i(c)|
+
+    beta: where the two meet, above 0. Differences of probabilities end at 1, so that from 1 on
+    nothing but a scaled squared distance is left; torch's own default is 1.
+    """
+    require(beta > 0, f"smooth_l1: beta = {beta}: use a number above 0")
+    pixels = valid_pixels(logits, target, ignore_index)
+    values = F.smooth_l1_loss(
+        pixels.logits.softmax(1), pixels.one_hot(), beta=beta, reduction="none"
+    )
+    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="smooth_l1"))
+
+
+@in_float32
+def kl_div(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Kullback-Leibler divergence of the probabilities from the truth.
+
+        l_i = sum_c q_i(c) (log q_i(c) - log p_i(c)),   q_i = (1 - e) t_i + e / K
+
+    The cross-entropy less the entropy of the truth: without smoothing the two are equal; with it,
+    the least value of this one is 0.
+
+    label_smoothing: e, from 0 up to, not including, 1.
+    """
+    require(0 <= label_smoothing < 1, f"kl_div: label_smoothing = {label_smoothing}: use 0 up to 1")
+    pixels = valid_pixels(logits, target, ignore_index)
+    truth = (1 - label_smoothing) * pixels.one_hot() + label_smoothing / logits.shape[1]
+    values = F.kl_div(pixels.logits.log_softmax(1), truth, reduction="none")
+    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="kl_div"))
+
+
+@in_float32
+def poisson_nll(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    log_input: bool = True,
+    eps: float = 1e-8,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Poisson negative log-likelihood of the one-hot truth as counts, its constant left out.
+
+        l_i = sum_c r_i(c) - t_i(c) log r_i(c),   rates r_i = exp(x_i)
+
+    Least, 1, where the rates are the truth. At the best common factor of the rates it is the
+    cross-entropy plus 1 (Baker 1994, the multinomial-Poisson transformation).
+
+    log_input: logits are log-rates; off, the rates are the probabilities, r_i = p_i, and the
+    logarithm is that of r + eps.
+    """
+    require(eps > 0, f"poisson_nll: eps = {eps}: use a small number above 0")
+    pixels = valid_pixels(logits, target, ignore_index)
+    values = F.poisson_nll_loss(
+        pixels.logits if log_input else pixels.logits.softmax(1),
+        pixels.one_hot(),
+        log_input=log_input,
+        eps=eps,
+        reduction="none",
+    )
+    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="poisson_nll"))
+
+
+@in_float32
+def multi_margin(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    p: Literal[1, 2] = 1,
+    margin: float = 1.0,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Hinge loss: every other logit should stay a margin below that of the true class.
+
+        l_i = 1/K sum_{c != y_i} max(0, margin - x_i(y_i) + x_i(c))^p
+
+    Pixels that keep the margin teach nothing (Crammer and Singer 2001, summed over classes).
+    """
+    require(margin > 0, f"multi_margin: margin = {margin}: use a number above 0")
+    pixels = valid_pixels(logits, target, ignore_index)
+    values = F.multi_margin_loss(
+        pixels.logits.movedim(1, -1).flatten(0, -2),
+        pixels.labels.flatten(),
+        p=p,
+        margin=margin,
+        reduction="none",
+    ).view_as(pixels.labels)
+    return pixels.mean(values, pixel_weights(class_weights, pixels, label="multi_margin"))
+
+
+@in_float32
+def multilabel_margin(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Hinge loss between the classes that are true and those that are not.
+
+        l_i = 1/K sum_{c in Y_i} sum_{d not in Y_i} max(0, 1 - (x_i(c) - x_i(d)))
+
+    A pixel of a mask has one true class, Y_i = {y_i}, so this is `multi_margin` with p = 1 and
+    margin = 1.
+    """
+    pixels = valid_pixels(logits, target, ignore_index)
+    rows = pixels.logits.movedim(1, -1).flatten(0, -2)
+    true_classes = torch.full(rows.shape, -1, dtype=torch.int64, device=rows.device)
+    true_classes[:, 0] = pixels.labels.flatten()  # a list of classes, ended by -1
+    values = F.multilabel_margin_loss(rows, true_classes, reduction="none").view_as(pixels.labels)
+    return pixels.mean(values, pixel_weights(class_weights, pixels, label="multilabel_margin"))

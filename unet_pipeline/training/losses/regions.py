@@ -1,52 +1,221 @@
-"""Losses of regions: how well all pixels of a class overlap its truth."""
+"""Losses of regions: how well all pixels of a class, over the whole batch, overlap its truth.
+
+With p_i(c) the softmax and t_i(c) the one-hot truth, over all valid pixels i of all images
+together (one small object in one image does not weigh as much as a batch of large ones):
+
+    overlap o_c = sum_i p_i(c) t_i(c)     predicted p_c = sum_i p_i(c)     true t_c = sum_i t_i(c)
+
+A class that does not occur in the batch is left out of the mean over classes. To count it (as 0 or
+as 1) would scale the loss with the number of classes absent, as the losses of
+segmentation-models-pytorch do: a wholly wrong prediction of one class in three costs 1/3 there.
+False positives of an absent class still cost: they take probability from the classes that are
+there, background included, and the cross-entropy beside it, `ce + dice`, presses them down.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.contract import require, valid_logits
+from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
+from unet_pipeline.training.losses.contract import in_float32, require, valid_pixels
+
+_FLOOR = 1e-7
+"""Below it a power or a root counts as 0: its gradient would be infinite."""
 
 
+class Regions(NamedTuple):
+    """Soft counts of pixels by class, (K,) each."""
+
+    overlap: Tensor
+    predicted: Tensor
+    true: Tensor
+
+
+@in_float32
 def dice(
     logits: Tensor,
     target: Tensor,
     *,
     ignore_index: int = IGNORE_INDEX,
     smooth: float = 1.0,
+    class_weights: ClassWeights = None,
 ) -> Tensor:
     """One minus the soft Dice coefficient of the batch, averaged over the classes in its truth.
 
-        loss = 1 - mean_c (2 sum_i p_i(c) t_i(c) + s) / (sum_i p_i(c) + sum_i t_i(c) + s)
+        loss = 1 - mean_c (2 o_c + s) / (p_c + t_c + s)
 
-    over the classes c that occur in the batch's target, with p the softmax, t the one-hot truth,
-    and i all valid pixels of all images together: one small object in one image does not weigh as
-    much as a whole batch of large ones. Milletari et al. 2016, "V-Net", with plain sums in the
-    denominator where they have squares (as Sudre et al. 2017).
-
-    A class that does not occur in the batch is left out of the mean. To count it (as 0 or as 1)
-    would scale the loss with the number of classes absent. False positives of an absent class
-    still cost: they take probability from the classes that are there, background included, and
-    the cross-entropy beside it, `ce + dice`, presses them down directly.
+    Milletari et al. 2016, "V-Net", with plain sums in the denominator where they have squares (as
+    Sudre et al. 2017).
 
     smooth: s >= 0, in pixels.
-    Raises `UserError` for a negative one.
+    class_weights: of the mean over classes.
+    Raises `UserError` for options out of range.
     """
     require(smooth >= 0, f"dice: smooth = {smooth}: use 0 or more pixels")
-    with torch.autocast(logits.device.type, enabled=False):
-        logits, valid = valid_logits(logits, target, ignore_index)
-        weight = valid.unsqueeze(1).to(logits.dtype)
-        truth = torch.zeros_like(logits).scatter_(
-            1, torch.where(valid, target, 0).unsqueeze(1), weight
-        )
-        probabilities = logits.softmax(1) * weight
-        dims = (0, 2, 3)
-        overlap = (probabilities * truth).sum(dims)
-        num_true = truth.sum(dims)
-        sizes = probabilities.sum(dims) + num_true
-        occurs = num_true > 0
-        # sizes of 0 belong to no class that occurs; the 1 keeps their gradient from being NaN
-        scores = (2 * overlap + smooth) / torch.where(occurs, sizes + smooth, 1.0)
-        losses = torch.where(occurs, 1 - scores, 0.0)
-        return losses.sum() / occurs.sum().clamp_min(1)
+    regions = _regions(logits, target, ignore_index)
+    scores = (2 * regions.overlap + smooth) / _sizes(regions.predicted + regions.true, smooth)
+    weights = weights_as_tensor(class_weights, logits, label="dice")
+    return _mean_over_present(1 - scores, regions, weights)
+
+
+@in_float32
+def jaccard(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    smooth: float = 1.0,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """One minus the soft Jaccard index (IoU) of the batch, averaged over the classes in its truth.
+
+        loss = 1 - mean_c (o_c + s) / (p_c + t_c - o_c + s)
+
+    Rahman and Wang 2016. Options as for `dice`.
+    """
+    require(smooth >= 0, f"jaccard: smooth = {smooth}: use 0 or more pixels")
+    regions = _regions(logits, target, ignore_index)
+    union = regions.predicted + regions.true - regions.overlap
+    scores = (regions.overlap + smooth) / _sizes(union, smooth)
+    weights = weights_as_tensor(class_weights, logits, label="jaccard")
+    return _mean_over_present(1 - scores, regions, weights)
+
+
+@in_float32
+def tversky(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    smooth: float = 1.0,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Dice with a price of its own for false positives (alpha) and false negatives (beta).
+
+        loss = 1 - mean_c (o_c + s) / (o_c + alpha (p_c - o_c) + beta (t_c - o_c) + s)
+
+    Salehi et al. 2017 ("Tversky loss function for image segmentation using 3D fully convolutional
+    deep networks"), who find alpha 0.3 and beta 0.7 best for small lesions: misses cost more.
+    alpha = beta = 0.5 is `dice` (with twice the smooth), alpha = beta = 1 is `jaccard`.
+
+    alpha, beta: 0 or more, not both 0. smooth, class_weights: as for `dice`.
+    """
+    regions = _regions(logits, target, ignore_index)
+    losses = 1 - _tversky_index(regions, alpha, beta, smooth, label="tversky")
+    weights = weights_as_tensor(class_weights, logits, label="tversky")
+    return _mean_over_present(losses, regions, weights)
+
+
+@in_float32
+def focal_tversky(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    gamma: float = 4 / 3,
+    smooth: float = 1.0,
+    class_weights: ClassWeights = None,
+) -> Tensor:
+    """Tversky with a power that makes badly found classes weigh more (Abraham and Khan 2019).
+
+        loss = mean_c (1 - TI_c)^(1 / gamma),   TI_c as in `tversky`
+
+    gamma = 1 is `tversky`; theirs is 4/3. (They call alpha what others call beta: here alpha is
+    the price of false positives, as in `tversky`.)
+
+    gamma: above 0. The other options as for `tversky`.
+    """
+    require(gamma > 0, f"focal_tversky: gamma = {gamma}: use a number above 0")
+    regions = _regions(logits, target, ignore_index)
+    losses = 1 - _tversky_index(regions, alpha, beta, smooth, label="focal_tversky")
+    powers: Tensor = losses.clamp_min(_FLOOR) ** (1 / gamma)
+    weights = weights_as_tensor(class_weights, logits, label="focal_tversky")
+    return _mean_over_present(powers, regions, weights)
+
+
+@in_float32
+def lovasz(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """The Lovász-Softmax loss: a convex surrogate of one minus the IoU (Berman et al. 2018).
+
+    Errors |t_i(c) - p_i(c)| are sorted, and each is weighed by what it would take from the class's
+    IoU; averaged over the classes that occur in the batch. No option: there is nothing to smooth.
+
+    That of segmentation-models-pytorch, mended where it raises: a batch of void costs 0.
+    """
+    # Imported here: the library takes seconds, and the other losses do without it
+    from segmentation_models_pytorch.losses import LovaszLoss
+
+    pixels = valid_pixels(logits, target, ignore_index)
+    if not pixels.valid.any():
+        return pixels.logits.sum() * 0.0
+    loss: Tensor = LovaszLoss("multiclass", ignore_index=ignore_index)(pixels.logits, target)
+    return loss
+
+
+@in_float32
+def mcc(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """One minus Matthews' correlation coefficient of truth and prediction, for K classes.
+
+        loss = 1 - (sum_c o_c / n - sum_c P_c T_c) / sqrt((1 - sum_c P_c^2) (1 - sum_c T_c^2))
+
+    with P_c = p_c / n and T_c = t_c / n shares of the n valid pixels: Gorodkin's R_K (2004) with
+    soft counts, for two classes the coefficient of Abhishek and Hamarneh 2021. It counts true
+    negatives too, so neither class is privileged. Where the truth of a batch is a single class
+    there is nothing to correlate with: the loss is 0 and teaches nothing; add another, `ce + mcc`.
+
+    (That of segmentation-models-pytorch knows two classes and no ignored pixels.)
+    """
+    regions = _regions(logits, target, ignore_index)
+    num_valid = regions.true.sum().clamp_min(1)
+    predicted, true = regions.predicted / num_valid, regions.true / num_valid
+    covariance = regions.overlap.sum() / num_valid - (predicted * true).sum()
+    # sum P (1 - P) is 1 - sum P^2 without its cancellation where one class is nearly all
+    spread = (predicted * (1 - predicted)).sum() * (true * (1 - true)).sum()
+    correlation = covariance / spread.clamp_min(_FLOOR**2).sqrt()
+    defined = (regions.true > 0).sum() > 1
+    return torch.where(defined, 1 - correlation, 0.0 * correlation)
+
+
+def _regions(logits: Tensor, target: Tensor, ignore_index: int) -> Regions:
+    pixels = valid_pixels(logits, target, ignore_index)
+    truth = pixels.one_hot()
+    probabilities = pixels.logits.softmax(1) * pixels.valid.unsqueeze(1)
+    dims = (0, 2, 3)
+    return Regions((probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims))
+
+
+def _sizes(sizes: Tensor, smooth: float) -> Tensor:
+    """A denominator: only a class that is nowhere has 0, and its score is not looked at."""
+    return torch.where(sizes + smooth > 0, sizes + smooth, 1.0)
+
+
+def _tversky_index(
+    regions: Regions, alpha: float, beta: float, smooth: float, *, label: str
+) -> Tensor:
+    require(smooth >= 0, f"{label}: smooth = {smooth}: use 0 or more pixels")
+    require(
+        alpha >= 0 and beta >= 0 and alpha + beta > 0,
+        f"{label}: alpha = {alpha}, beta = {beta}: use numbers >= 0, not both 0",
+    )
+    false_positives = regions.predicted - regions.overlap
+    false_negatives = regions.true - regions.overlap
+    sizes = regions.overlap + alpha * false_positives + beta * false_negatives
+    return (regions.overlap + smooth) / _sizes(sizes, smooth)
+
+
+def _mean_over_present(losses: Tensor, regions: Regions, weights: Tensor | None) -> Tensor:
+    """The mean over the classes of the truth, weighted; 0 where there is none."""
+    counts = (regions.true > 0).to(losses.dtype)
+    if weights is not None:
+        counts = counts * weights
+    scale = counts.sum()
+    total = torch.where(counts > 0, losses * counts, 0.0).sum()
+    return total / torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -11,6 +11,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pydantic
@@ -61,6 +62,28 @@ def complete(
             f"{label}: {place} = {problem['input']!r}: {problem['msg'].lower()}"
         ) from error
     return {name: getattr(values, name) for name in known}
+
+
+@dataclass(frozen=True)
+class Description:
+    """An entry for readers: the first line of its docstring; its options with their defaults."""
+
+    summary: str
+    options: dict[str, Any]
+
+
+def describe(factory: Callable[..., Any], *, given: tuple[str, ...] = ()) -> Description:
+    """What `factory` is; `given` are the parameters that the caller supplies itself.
+
+    An option that must be given has the default `...`.
+    """
+    lines = (inspect.getdoc(factory) or "").partition("\n\n")[0].splitlines()
+    options = {
+        name: "..." if parameter.default is inspect.Parameter.empty else parameter.default
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in given
+    }
+    return Description(" ".join(lines), options)
 
 
 @functools.cache

@@ -192,6 +192,14 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Continue the run in this folder.")
     ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Climb the ladder: majority class, Otsu threshold, MLP, LeNet, then --model; "
+            "limits such as --budget are for each. Prints one table.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
     ] = False,
@@ -205,6 +213,15 @@ def train(
         settings = load_config(config, overrides, kind=TrainConfig)
     elif config is not None or dry_run:
         raise UserError("--resume takes the settings of its run: leave out --config and --dry-run")
+    if baselines:
+        if resume is not None or dry_run:
+            raise UserError("--baselines trains anew: leave out --resume and --dry-run")
+        from unet_pipeline.stages.compare import compare
+
+        comparison = compare(settings)
+        _print_result(comparison.table(), comparison.summary() if as_json else None)
+        comparison.raise_for_failed()
+        return
     from unet_pipeline.stages import train as stage
 
     if resume is not None:
@@ -284,6 +301,21 @@ def predict(
     result = stage.predict_files(settings)
     _print_result(str(result.folder), result.summary() if as_json else None)
     result.raise_for_rejected()
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str,
+        typer.Argument(help="models, losses, initializers, optimizers, schedules or transforms."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a name can be: one line each, with options and defaults."""
+    from unet_pipeline.stages.list import list_catalogue
+
+    listing = list_catalogue(kind)
+    _print_result(listing.table(), listing.summary() if as_json else None)
 
 
 @app.command()

@@ -11,7 +11,11 @@ from unet_pipeline.errors import UserError
 from unet_pipeline.models import NETWORKS, build_network, complete_options
 
 # Small options for each entry, so that a new entry without them is noticed here
-SMALL = {"unet": {"base_channels": 4}}
+SMALL: dict[str, dict[str, int]] = {
+    "unet": {"base_channels": 4},
+    "lenet": {},
+    "mlp": {"hidden_features": 16},
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -44,19 +48,36 @@ def test_completed_options_are_all_options_as_json() -> None:
         "dropout": 0.0,
     }
     assert json.loads(json.dumps(completed)) == completed
+    assert complete_options("mlp", {"patch_size": "9"}) == {"hidden_features": 256, "patch_size": 9}
+    assert complete_options("lenet", {}) == {}
 
 
 def test_options_reach_the_network() -> None:
     network = build_network("unet", {"base_channels": 3, "depth": 2}, in_channels=4, num_classes=5)
     assert network.state_dict()["inc.double_conv.0.weight"].shape == (3, 4, 3, 3)
     assert network.depth == 2
+    options = {"hidden_features": 7, "patch_size": 3}
+    network = build_network("mlp", options, in_channels=2, num_classes=5)
+    assert network.state_dict()["classifier.hidden.weight"].shape == (7, 2 * 3 * 3)
+    assert network.state_dict()["classifier.output.weight"].shape == (5, 7)
+
+
+def test_those_that_take_points_are_the_patch_networks() -> None:
+    for name in NETWORKS:
+        network = build_network(name, SMALL[name], in_channels=1, num_classes=2)
+        assert isinstance(network, models.PatchNetwork) == (name in models.PATCH_NETWORKS)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("unett", {}, "unknown model 'unett': did you mean 'unet'"),
-        ("resnet", {}, "unknown model 'resnet'.*(unet|smp:)"),
+        ("transformer", {}, "unknown model 'transformer': use one of lenet, mlp, smp:.*, unet"),
+        ("lenett", {}, "unknown model 'lenett': did you mean 'lenet'"),
+        ("lenet", {"patch_size": 28}, "no option 'patch_size'"),
+        ("mlp", {"patchsize": 28}, "no option 'patchsize': did you mean 'patch_size'"),
+        ("mlp", {"hidden_features": "wide"}, "hidden_features = 'wide'"),
+        ("mlp", {"patch_size": 0}, "mlp: patch_size = 0"),
         ("unet", {"base_chanels": 3}, "no option 'base_chanels': did you mean 'base_channels'"),
         ("unet", {"in_channels": 3}, "in_channels comes from the data"),
         ("unet", {"depth": "deep"}, "depth = 'deep'"),

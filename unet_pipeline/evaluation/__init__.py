@@ -1,5 +1,14 @@
 """Predictions -> numbers and pictures that people can trust."""
 
+from unet_pipeline.evaluation.comparison import (
+    Rung,
+    best_rung,
+    comparison_csv,
+    comparison_markdown,
+    comparison_png,
+    comparison_table,
+    gallery,
+)
 from unet_pipeline.evaluation.metrics import (
     ClassScores,
     Scores,
@@ -14,9 +23,16 @@ from unet_pipeline.evaluation.tables import headline_figures, score_table
 
 __all__ = [
     "ClassScores",
+    "Rung",
     "Scores",
+    "best_rung",
     "class_scores",
+    "comparison_csv",
+    "comparison_markdown",
+    "comparison_png",
+    "comparison_table",
     "confusion_matrix",
+    "gallery",
     "headline_figures",
     "image_means",
     "overlay",

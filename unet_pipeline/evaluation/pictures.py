@@ -123,7 +123,7 @@ def panel(
         "prediction": overlay(image, prediction, classes),
         "errors": errors(image, truth, prediction),
     }
-    fitted = [(title, _fit(tile, tile_side)) for title, tile in tiles.items()]
+    fitted = [(title, fit(tile, tile_side)) for title, tile in tiles.items()]
     width = max(fitted[0][1].width, 110)  # narrow images leave room for their titles
     sheet_width = len(fitted) * (width + _MARGIN) + _MARGIN
     inner = sheet_width - 2 * _MARGIN
@@ -137,7 +137,7 @@ def panel(
     draw = ImageDraw.Draw(sheet)
     for number, (title, tile) in enumerate(fitted):
         left = _MARGIN + number * (width + _MARGIN)
-        draw.text((left, _MARGIN - 3), title, fill=_INK, font=_font(14, bold=True))
+        draw.text((left, _MARGIN - 3), title, fill=_INK, font=font(14, bold=True))
         sheet.paste(tile, (left, top))
     for strip in strips:
         sheet.paste(strip, (_MARGIN, below))
@@ -159,7 +159,7 @@ def pair(
     images make small pictures.
     """
     tiles = [
-        np.array(_fit(overlay(image, indices, classes), tile_side))
+        np.array(fit(overlay(image, indices, classes), tile_side))
         for indices in (truth, prediction)
     ]
     return np.concatenate(tiles, axis=1)
@@ -191,43 +191,44 @@ def _error_entries(classes: Classes) -> list[_Entry]:
 
 def _legend(heading: str, entries: list[_Entry], width: int) -> Image.Image:
     """A heading and swatches with their labels, as many a line as `width` takes."""
-    font = _font(13)
+    face = font(13)
     places, left, line = [], _INDENT, 0
     for entry in entries:
-        label = _shorten(entry.label, font, width - _INDENT - 30)
-        needed = 20 + int(font.getlength(label)) + 18
+        label = shorten(entry.label, face, width - _INDENT - 30)
+        needed = 20 + int(face.getlength(label)) + 18
         if left > _INDENT and left + needed - 18 > width:
             left, line = _INDENT, line + 1
         places.append((entry.color, label, left, line * _LINE))
         left += needed
     strip = Image.new("RGB", (width, (line + 1) * _LINE), _PAPER)
     draw = ImageDraw.Draw(strip)
-    draw.text((0, 0), heading, fill=_INK, font=_font(13, bold=True))
+    draw.text((0, 0), heading, fill=_INK, font=font(13, bold=True))
     for color, label, x, y in places:
         draw.rectangle((x, y + 2, x + 13, y + 15), fill=color, outline=(120, 120, 120))
-        draw.text((x + 20, y), label, fill=_INK, font=font)
+        draw.text((x + 20, y), label, fill=_INK, font=face)
     return strip
 
 
 def _caption(text: str, width: int) -> Image.Image:
     strip = Image.new("RGB", (width, _LINE + 4), _PAPER)
-    font = _font(14, bold=True)
-    ImageDraw.Draw(strip).text((0, 0), _shorten(text, font, width), fill=_INK, font=font)
+    face = font(14, bold=True)
+    ImageDraw.Draw(strip).text((0, 0), shorten(text, face, width), fill=_INK, font=face)
     return strip
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shorten(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
     """One printable line of `text` that fits into `width` pixels."""
     text = re.sub(r"\s", " ", text.encode("utf-8", "replace").decode("utf-8"))
-    if font.getlength(text) <= width:
+    if face.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
+    while text and face.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
 
 
 @functools.cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, for words in pictures."""
     # matplotlib brings DejaVu along: it knows Latin, Greek, Cyrillic and more, on every machine
     import matplotlib
 
@@ -235,7 +236,7 @@ def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
-def _fit(tile: Picture, side: int) -> Image.Image:
+def fit(tile: Picture, side: int) -> Image.Image:
     """Small tiles grow by whole factors and stay crisp, large ones shrink smoothly."""
     picture = Image.fromarray(tile)
     longer = max(picture.size)

@@ -8,6 +8,7 @@ from unet_pipeline.models.model_file import MODEL_NAME, load_model, load_weights
 from unet_pipeline.models.networks import (
     NETWORKS,
     PATCH_NETWORKS,
+    RULES,
     build_network,
     complete_options,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "MODEL_NAME",
     "NETWORKS",
     "PATCH_NETWORKS",
+    "RULES",
     "DoubleConv",
     "Down",
     "LeNet",

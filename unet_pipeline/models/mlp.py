@@ -34,12 +34,12 @@ class MLP(nn.Module):
         self.output = nn.Linear(hidden_features, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.flatten(1)
-        if x.shape[1] != self.hidden.in_features:
+        if x.ndim < 2 or x.shape[1:].numel() != self.hidden.in_features:
             raise UserError(
-                f"mlp: inputs of {x.shape[1]} values: the network takes {self.hidden.in_features}"
+                f"mlp: inputs of shape {tuple(x.shape)}: the network takes (N, "
+                f"{self.hidden.in_features}), or what flattens to it"
             )
-        logits: torch.Tensor = self.output(F.relu(self.hidden(x)))
+        logits: torch.Tensor = self.output(F.relu(self.hidden(x.flatten(1))))
         return logits
 
     def slide(self, x: torch.Tensor) -> torch.Tensor:

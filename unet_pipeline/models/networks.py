@@ -15,6 +15,7 @@ from torch import nn
 from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.errors import UserError, did_you_mean
 from unet_pipeline.models.patches import patch_lenet, patch_mlp
+from unet_pipeline.models.rules import MajorityClass, OtsuThreshold
 from unet_pipeline.models.smp import PREFIX, build_smp, complete_smp_options
 from unet_pipeline.models.unet import UNet
 
@@ -23,6 +24,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet": patch_lenet,
     "mlp": patch_mlp,
 }
+
+RULES: dict[str, Callable[..., nn.Module]] = {
+    "majority": MajorityClass,
+    "otsu": OtsuThreshold,
+}
+"""Those with nothing to train: the lowest rungs of `unet train --baselines`."""
 
 PATCH_NETWORKS = frozenset({"lenet", "mlp"})
 """Those that classify the patch around a pixel, and may be trained on a few pixels an image."""
@@ -35,13 +42,13 @@ def build_network(
 ) -> nn.Module:
     """The network called `name`, with fresh weights, in training mode.
 
-    name: a key of `NETWORKS`, or `smp:<architecture>/<encoder>`.
+    name: a key of `NETWORKS` or `RULES`, or `smp:<architecture>/<encoder>`.
     Raises `UserError` for an unknown name (with the nearest one), option or value.
     """
     completed = complete_options(name, options)
     if name.startswith(PREFIX):
         return build_smp(name, in_channels=in_channels, num_classes=num_classes, **completed)
-    factory = lookup(NETWORKS, name, kind="model")
+    factory = lookup(NETWORKS | RULES, name, kind="model")
     return factory(in_channels=in_channels, num_classes=num_classes, **completed)
 
 
@@ -54,9 +61,10 @@ def complete_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if name.startswith(PREFIX):
         completed = complete_smp_options(name, options)
     else:
-        if name not in NETWORKS:
+        factories = NETWORKS | RULES
+        if name not in factories:
             known = [*NETWORKS, f"{PREFIX}<architecture>/<encoder>"]
             raise UserError(f"unknown model {name!r}{did_you_mean(name, known)}")
-        completed = complete(NETWORKS[name], options, label=f"model {name}", given=_FROM_THE_DATA)
+        completed = complete(factories[name], options, label=f"model {name}", given=_FROM_THE_DATA)
     plain: dict[str, Any] = pydantic_core.to_jsonable_python(completed)
     return plain

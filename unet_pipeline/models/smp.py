@@ -99,6 +99,11 @@ def build_smp(
     return network
 
 
+def smp_catalogue() -> dict[str, Callable[..., Any]]:
+    """`smp:<architecture>/<encoder>` -> a function with the options and the words of each."""
+    return {f"{PREFIX}{name}/<encoder>": _options_of(name) for name in _architectures()}
+
+
 def complete_smp_options(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """All options of the network called `spec`: those of `options`, checked; the rest by default.
 
@@ -160,6 +165,8 @@ def _options_of(architecture: str) -> Callable[..., None]:
 
     def options(**_: Any) -> None: ...
 
+    words = inspect.getdoc(_architectures()[architecture]) or ""
+    options.__doc__ = " ".join(words.partition("\n\n")[0].split()).partition(". ")[0]
     options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return options

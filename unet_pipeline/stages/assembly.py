@@ -23,6 +23,7 @@ from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import (
     PATCH_NETWORKS,
+    RULES,
     ModelCard,
     Segmenter,
     build_network,
@@ -120,6 +121,11 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
 
     Raises `UserError` for names and options that no catalogue knows.
     """
+    if config.model.name in RULES:
+        raise UserError(
+            f"model {config.model.name} has nothing to train: `unet train --baselines` scores it "
+            "beside the networks"
+        )
     config = _as_the_weights(config)
     most = 4 * num_cores()
     if (config.runtime.workers or 0) > most:
@@ -268,10 +274,23 @@ def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
         num_classes=facts.classes.num_classes,
     )
     _fill(network, config)
-    card = ModelCard(
+    card = model_card(
+        facts,
         network=config.model.name,
         options=config.model.options,
         window=decided(config.inference.window),
+    )
+    return Segmenter(network, card)
+
+
+def model_card(
+    facts: DatasetFacts, *, network: str, options: dict[str, Any], window: int
+) -> ModelCard:
+    """The card of a model of data with these `facts`."""
+    return ModelCard(
+        network=network,
+        options=options,
+        window=window,
         classes=facts.classes,
         in_channels=facts.in_channels,
         dtype=facts.dtype,
@@ -279,7 +298,6 @@ def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
         mean=facts.mean,
         std=facts.std,
     )
-    return Segmenter(network, card)
 
 
 def _fill(network: nn.Module, config: TrainConfig) -> None:

@@ -58,9 +58,10 @@ class Evaluation:
         return as_text(score_table(self.scores, self.classes))
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
+def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Evaluation:
     """Score a model on a split; masks are read by the classes of the model.
 
+    manifest: the data that it was trained on, where it is open already.
     Raises `UserError` for a model or data that cannot be used, `DatasetError` for masks that hold
     values which are no class of the model.
     """
@@ -73,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         require_writable(Path(config.output))
     with memory_errors("use --device cpu"):
         segmenter = place(load_model(model_path), device)
-    target = _find_target(config, run_dir)
+    target = _find_target(config, run_dir, manifest)
     folder = make_writable_folder(_report_folder(config, run_dir, target))
     classes, card = _classes(segmenter, target), segmenter.card
     # One function for scores and for pictures, so that both show the same prediction
@@ -123,7 +124,7 @@ class Target:
     fingerprint: str | None
 
 
-def _find_target(config: EvaluateConfig, run_dir: Path | None) -> Target:
+def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifest | None) -> Target:
     """The samples to score. Without --data they come from what the model was trained on.
 
     A plain folder that the model has not seen is scored whole, or by its own splits: to carve a
@@ -137,7 +138,9 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None) -> Target:
         raise UserError("no data: give --data, a prepared dataset or a folder with masks")
     path = Path(data.path)
     if data is trained or Manifest.is_in(path):
-        manifest = open_data(data, splits=() if config.split == "all" else (config.split,))
+        manifest = manifest or open_data(
+            data, splits=() if config.split == "all" else (config.split,)
+        )
         everything, facts = list(manifest.samples), manifest.facts
         name, void, fingerprint = facts.name, facts.classes.ignore_values, facts.fingerprint
     else:

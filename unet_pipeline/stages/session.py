@@ -165,22 +165,32 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
 
 
 def start_tracking(
-    config: TrainConfig, manifest: Manifest, folder: Path, experiment: str
+    config: TrainConfig,
+    manifest: Manifest,
+    folder: Path,
+    experiment: str,
+    *,
+    params: dict[str, Any] | None = None,
+    parent: tracking.Run | None = None,
 ) -> tracking.Run:
-    """A new MLflow run that knows the settings, the data and the machine."""
+    """A new MLflow run that knows the settings, the data and the machine.
+
+    params: those to show, where they are not the settings of a training.
+    """
     facts = manifest.facts
     machine = describe_machine(choose_device(config.runtime.device))
     track = tracking.start(
         folder,
         experiment=experiment,
         run_name=folder.name,
-        params=_headline(config, manifest),
+        params=_headline(config, manifest) if params is None else params,
         tags={
             **{f"unet.{name}": value for name, value in machine.items()},
             "unet.dataset": facts.name,
             "unet.fingerprint": facts.fingerprint,
         },
         leaderboard=LEADERBOARD,
+        parent=parent,
         uri=config.output.tracking_uri,
         send=config.output.tracking == "on",
     )

@@ -19,7 +19,7 @@ from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config, load_config
 from unet_pipeline.console import log_to_file
 from unet_pipeline.datasets.loaders import iterate_samples
-from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE
+from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
 from unet_pipeline.errors import UserError
 from unet_pipeline.evaluation import headline_figures, summarize
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
@@ -90,9 +90,12 @@ class InterruptedRunError(UserError):
         self.exit_code = exit_code
 
 
-def train(config: TrainConfig) -> TrainedRun:
+def train(
+    config: TrainConfig, *, manifest: Manifest | None = None, parent: tracking.Run | None = None
+) -> TrainedRun:
     """Train as `config` says; what it leaves open is decided from the data and the device.
 
+    manifest: the data, where it is open already. parent: the run that this one is a part of.
     Raises `DatasetError` for data that cannot be trained on, `DivergedError` for a loss that is
     not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
     """
@@ -100,7 +103,7 @@ def train(config: TrainConfig) -> TrainedRun:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("several processes cannot train together yet: start one, without torchrun")
     require_writable(Path(config.output.runs_dir))
-    manifest = open_data(config.data, splits=("train", "val"))
+    manifest = manifest or open_data(config.data, splits=("train", "val"))
     config, decisions = complete_config(config, manifest)
     with memory_errors(SMALLER):
         parts = build_parts(config, manifest)
@@ -115,7 +118,7 @@ def train(config: TrainConfig) -> TrainedRun:
         logger.info("%s", format_plan(config, manifest, decisions))
         write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
         manifest.save(folder)
-        track = start_tracking(config, manifest, folder, experiment)
+        track = start_tracking(config, manifest, folder, experiment, parent=parent)
         return _run(Session(config, manifest, folder, parts, position, Reached(), track))
 
 

@@ -30,6 +30,7 @@ def start(
     tags: Mapping[str, str],
     stage: str = "train",
     leaderboard: tuple[str, ...] = (),
+    parent: Run | None = None,
     uri: str | None = None,
     send: bool = True,
 ) -> Run:
@@ -39,6 +40,7 @@ def start(
     stage: the verb that runs; MLflow shows it as the source.
     leaderboard: the columns of the experiment's saved view, `metrics.<key>` or `params.<key>`; the
     first metric ranks the runs.
+    parent: the run that this one is nested in.
     uri: the store; else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
     send: False keeps everything in the run folder, from where `sync` can send it one day.
     Raises `UserError` for an experiment's name that cannot be, and nothing else: a store that
@@ -54,6 +56,7 @@ def start(
         run_name=run_name,
         leaderboard=leaderboard,
         adopted=adopted is not None,
+        parent=parent.key if parent else None,
         run_id=adopted,
         send=send,
     )

@@ -66,6 +66,11 @@ class Run:
         return self._courier.identity.run_name
 
     @property
+    def key(self) -> str:
+        """Our own id of the run, which it has before any store knows it."""
+        return self._courier.identity.key
+
+    @property
     def run_id(self) -> str | None:
         """The id in MLflow; None as long as no store has been reached."""
         return self._courier.identity.run_id

@@ -44,6 +44,7 @@ class Identity(pydantic.BaseModel):
     tracking_uri: without credentials. started: milliseconds since 1970.
     leaderboard: what the experiment's saved view shows, `metrics.<key>` or `params.<key>`.
     adopted: the run was made by `mlflow run`, which has named its source already.
+    parent: the key of the run that this one is nested in.
     send: False keeps the run out of MLflow, until `sync` is asked to send it.
     experiment_id, run_id: None as long as no store has been reached.
     """
@@ -58,6 +59,7 @@ class Identity(pydantic.BaseModel):
     started: int = pydantic.Field(default_factory=lambda: milliseconds())
     leaderboard: tuple[str, ...] = ()
     adopted: bool = False
+    parent: str | None = None
     send: bool = True
     experiment_id: str | None = None
     run_id: str | None = None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unet_pipeline")
 
 RUN_KEY = "unet.run_key"
+_PARENT_TAG = "mlflow.parentRunId"
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _PREFLIGHT_SECONDS = 3.0
 
@@ -88,6 +89,7 @@ def connect(identity: Identity, uri: str) -> Connection:
         run = _recorded_run(client, identity)
         if run is None:
             run = _keyed_run(client, _experiment_id(client, identity.experiment, uri), identity)
+        _nest(client, run, identity)
         _furnish(client, run.info.experiment_id, identity.leaderboard)
     return Connection(client, run.info.experiment_id, run.info.run_id)
 
@@ -199,6 +201,15 @@ def _keyed_run(client: MlflowClient, experiment_id: str, identity: Identity) -> 
         tags={RUN_KEY: identity.key, "mlflow.user": user_name()},
         run_name=identity.run_name,
     )
+
+
+def _nest(client: MlflowClient, run: MlflowRun, identity: Identity) -> None:
+    """Show the run below its parent, as soon as the store has that one."""
+    if identity.parent is None or _PARENT_TAG in run.data.tags:
+        return
+    condition = f"tags.`{RUN_KEY}` = '{identity.parent}'"
+    for parent in client.search_runs([run.info.experiment_id], condition):
+        client.set_tag(run.info.run_id, _PARENT_TAG, parent.info.run_id)
 
 
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unet_pipeline.training.epochs import EpochResult, train_epoch, validate_epoch
-from unet_pipeline.training.losses import LOSSES, LossSum, parse_loss
+from unet_pipeline.training.losses import CRITERIA, LOSSES, LossSum, parse_loss
 from unet_pipeline.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
@@ -12,6 +12,7 @@ from unet_pipeline.training.optimizers import (
 )
 
 __all__ = [
+    "CRITERIA",
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",

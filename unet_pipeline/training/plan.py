@@ -34,7 +34,7 @@ class Plan:
     def values(self) -> dict[str, Any]:
         """What was decided, by name, in the order of `reasons`."""
         height, width = self.image_size
-        return {
+        values = {
             **self.model_options,
             "image_size": f"{height}x{width}",
             "batch_size": self.batch_size,
@@ -44,6 +44,7 @@ class Plan:
             "num_pixels": self.num_pixels,
             "balance": self.balance,
         }
+        return {name: values[name] for name in self.reasons}
 
 
 def make_plan(

@@ -57,8 +57,10 @@ def weights_as_tensor(class_weights: ClassWeights, logits: Tensor, *, label: str
         f"{label}: class_weights has {len(class_weights)} numbers for {num_classes} classes",
     )
     require(
-        all(w >= 0 and math.isfinite(w) for w in class_weights) and any(class_weights),
-        f"{label}: class_weights = {list(class_weights)}: use numbers >= 0, not all of them 0",
+        # their sum over pixels must neither overflow nor vanish in float32
+        all(0 <= w <= 1e30 for w in class_weights) and max(class_weights) >= 1e-30,
+        f"{label}: class_weights = {list(class_weights)}: use numbers >= 0, not all of them 0, "
+        "and none above 1e30",
     )
     return torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
 

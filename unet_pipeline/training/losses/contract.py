@@ -46,8 +46,6 @@ def valid_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
     `where` cuts the gradient as well: a NaN below an ignored pixel meets no multiplication.
     """
     valid = target != ignore_index
-    if logits.dtype != torch.float64:
-        logits = logits.float()
     return Pixels(
         torch.where(valid.unsqueeze(1), logits, 0.0), torch.where(valid, target, 0), valid
     )
@@ -60,8 +58,9 @@ def in_float32(loss: Loss[Options]) -> Loss[Options]:
     def computed(
         logits: Tensor, target: Tensor, *args: Options.args, **options: Options.kwargs
     ) -> Tensor:
+        wide = logits if logits.dtype == torch.float64 else logits.float()
         with torch.autocast(logits.device.type, enabled=False):
-            return loss(logits, target, *args, **options)
+            return loss(wide, target, *args, **options)
 
     return cast("Loss[Options]", computed)
 

@@ -37,7 +37,7 @@ def focal(
 
     gamma: how fast easy pixels fade, 0 or more.
     """
-    require(gamma >= 0, f"focal: gamma = {gamma}: use 0 or more")
+    require(0 <= gamma < math.inf, f"focal: gamma = {gamma}: use 0 or more")
     pixels = valid_pixels(logits, target, ignore_index)
     values = _cross_entropies(pixels)
     # 1 - p without cancellation; the floor keeps the power's gradient finite for gamma below 1
@@ -99,7 +99,8 @@ def ohem(
     pixels = valid_pixels(logits, target, ignore_index)
     values = _cross_entropies(pixels) * pixels.valid
     ordered = values.detach().flatten().sort(descending=True).values
-    least = (min_fraction * pixels.valid.sum()).ceil().long().clamp_min(1)
+    # 0.3 * 50 is 15.000001 in float32, which is not to count as 16
+    least = ((1 - 1e-6) * min_fraction * pixels.valid.sum()).ceil().long().clamp_min(1)
     bound = ordered[least - 1].clamp_max(-math.log(threshold))
     return pixels.mean(values, (values.detach() >= bound).to(values.dtype))
 
@@ -125,8 +126,8 @@ def border_ce(
 
     The distances are computed on the CPU from the target of each batch, crops and all.
     """
-    require(w0 >= 0, f"border_ce: w0 = {w0}: use 0 or more")
-    require(sigma > 0, f"border_ce: sigma = {sigma}: use a distance above 0, in pixels")
+    require(0 <= w0 < math.inf, f"border_ce: w0 = {w0}: use 0 or more")
+    require(0 < sigma < math.inf, f"border_ce: sigma = {sigma}: use a distance above 0, in pixels")
     pixels = valid_pixels(logits, target, ignore_index)
     # ignored pixels are neither background nor object
     labels = torch.where(pixels.valid, pixels.labels, -1).cpu().numpy()

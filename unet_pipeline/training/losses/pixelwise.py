@@ -8,6 +8,7 @@ them, for any prediction.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,6 +22,8 @@ from unet_pipeline.training.losses.class_weights import (
     weights_as_tensor,
 )
 from unet_pipeline.training.losses.contract import in_float32, require, valid_pixels
+
+_EPS = 1e-8  # named, so that poisson_nll can tell that it was set where it plays no part
 
 
 @in_float32
@@ -157,7 +160,7 @@ def smooth_l1(
     beta: where the two meet, above 0. Differences of probabilities end at 1, so that from 1 on
     nothing but a scaled squared distance is left; torch's own default is 1.
     """
-    require(beta > 0, f"smooth_l1: beta = {beta}: use a number above 0")
+    require(0 < beta < math.inf, f"smooth_l1: beta = {beta}: use a number above 0")
     pixels = valid_pixels(logits, target, ignore_index)
     values = F.smooth_l1_loss(
         pixels.logits.softmax(1), pixels.one_hot(), beta=beta, reduction="none"
@@ -197,7 +200,7 @@ def poisson_nll(
     *,
     ignore_index: int = IGNORE_INDEX,
     log_input: bool = True,
-    eps: float = 1e-8,
+    eps: float = _EPS,
     class_weights: ClassWeights = None,
 ) -> Tensor:
     """Poisson negative log-likelihood of the one-hot truth as counts, its constant left out.
@@ -207,10 +210,15 @@ def poisson_nll(
     Least, 1, where the rates are the truth. At the best common factor of the rates it is the
     cross-entropy plus 1 (Baker 1994, the multinomial-Poisson transformation).
 
-    log_input: logits are log-rates; off, the rates are the probabilities, r_i = p_i, and the
-    logarithm is that of r + eps.
+    log_input: logits are log-rates, which must stay below 88 (exp overflows float32); off, the
+    rates are the probabilities, r_i = p_i, and the logarithm is that of r + eps.
+    eps: above 0; only without log_input.
     """
-    require(eps > 0, f"poisson_nll: eps = {eps}: use a small number above 0")
+    require(0 < eps < math.inf, f"poisson_nll: eps = {eps}: use a small number above 0")
+    require(
+        not log_input or eps == _EPS,
+        f"poisson_nll: eps = {eps}: it has no effect with log_input; leave it out",
+    )
     pixels = valid_pixels(logits, target, ignore_index)
     values = F.poisson_nll_loss(
         pixels.logits if log_input else pixels.logits.softmax(1),
@@ -238,7 +246,7 @@ def multi_margin(
 
     Pixels that keep the margin teach nothing (Crammer and Singer 2001, summed over classes).
     """
-    require(margin > 0, f"multi_margin: margin = {margin}: use a number above 0")
+    require(0 < margin < math.inf, f"multi_margin: margin = {margin}: use a number above 0")
     pixels = valid_pixels(logits, target, ignore_index)
     values = F.multi_margin_loss(
         pixels.logits.movedim(1, -1).flatten(0, -2),

@@ -14,6 +14,7 @@ there, background included, and the cross-entropy beside it, `ce + dice`, presse
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ def dice(
     class_weights: of the mean over classes.
     Raises `UserError` for options out of range.
     """
-    require(smooth >= 0, f"dice: smooth = {smooth}: use 0 or more pixels")
+    require(0 <= smooth < math.inf, f"dice: smooth = {smooth}: use 0 or more pixels")
     regions = _regions(logits, target, ignore_index)
     scores = (2 * regions.overlap + smooth) / _sizes(regions.predicted + regions.true, smooth)
     weights = weights_as_tensor(class_weights, logits, label="dice")
@@ -77,7 +78,7 @@ def jaccard(
 
     Rahman and Wang 2016. Options as for `dice`.
     """
-    require(smooth >= 0, f"jaccard: smooth = {smooth}: use 0 or more pixels")
+    require(0 <= smooth < math.inf, f"jaccard: smooth = {smooth}: use 0 or more pixels")
     regions = _regions(logits, target, ignore_index)
     union = regions.predicted + regions.true - regions.overlap
     scores = (regions.overlap + smooth) / _sizes(union, smooth)
@@ -133,10 +134,10 @@ def focal_tversky(
 
     gamma: above 0. The other options as for `tversky`.
     """
-    require(gamma > 0, f"focal_tversky: gamma = {gamma}: use a number above 0")
+    require(0 < gamma < math.inf, f"focal_tversky: gamma = {gamma}: use a number above 0")
     regions = _regions(logits, target, ignore_index)
     losses = 1 - _tversky_index(regions, alpha, beta, smooth, label="focal_tversky")
-    powers: Tensor = losses.clamp_min(_FLOOR) ** (1 / gamma)
+    powers = torch.where(losses > _FLOOR, losses.clamp_min(_FLOOR) ** (1 / gamma), 0.0)
     weights = weights_as_tensor(class_weights, logits, label="focal_tversky")
     return _mean_over_present(powers, regions, weights)
 
@@ -148,16 +149,15 @@ def lovasz(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) 
     Errors |t_i(c) - p_i(c)| are sorted, and each is weighed by what it would take from the class's
     IoU; averaged over the classes that occur in the batch. No option: there is nothing to smooth.
 
-    That of segmentation-models-pytorch, mended where it raises: a batch of void costs 0.
+    (That of segmentation-models-pytorch, by the paper's author, raises on float64 and on void.)
     """
-    # Imported here: the library takes seconds, and the other losses do without it
-    from segmentation_models_pytorch.losses import LovaszLoss
-
     pixels = valid_pixels(logits, target, ignore_index)
-    if not pixels.valid.any():
-        return pixels.logits.sum() * 0.0
-    loss: Tensor = LovaszLoss("multiclass", ignore_index=ignore_index)(pixels.logits, target)
-    return loss
+    probabilities = pixels.logits.softmax(1).movedim(1, -1)[pixels.valid]
+    labels = pixels.labels[pixels.valid]
+    if not len(labels):
+        return probabilities.sum()
+    losses = [_lovasz_of_class(probabilities[:, c], labels == c) for c in labels.unique().tolist()]
+    return torch.stack(losses).mean()
 
 
 @in_float32
@@ -184,6 +184,16 @@ def mcc(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> 
     return torch.where(defined, 1 - correlation, 0.0 * correlation)
 
 
+def _lovasz_of_class(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """The Lovász extension of one minus the IoU at the errors (P,) of one class."""
+    errors, order = (truth.to(probabilities.dtype) - probabilities).abs().sort(descending=True)
+    hits = truth[order]
+    left = hits.sum() - hits.cumsum(0)  # of the intersection, once so many pixels are wrong
+    union = hits.sum() + (~hits).cumsum(0)
+    losses = 1 - left.to(errors.dtype) / union
+    return torch.dot(errors, losses.diff(prepend=losses.new_zeros(1)))
+
+
 def _regions(logits: Tensor, target: Tensor, ignore_index: int) -> Regions:
     pixels = valid_pixels(logits, target, ignore_index)
     truth = pixels.one_hot()
@@ -200,9 +210,9 @@ def _sizes(sizes: Tensor, smooth: float) -> Tensor:
 def _tversky_index(
     regions: Regions, alpha: float, beta: float, smooth: float, *, label: str
 ) -> Tensor:
-    require(smooth >= 0, f"{label}: smooth = {smooth}: use 0 or more pixels")
+    require(0 <= smooth < math.inf, f"{label}: smooth = {smooth}: use 0 or more pixels")
     require(
-        alpha >= 0 and beta >= 0 and alpha + beta > 0,
+        alpha >= 0 and beta >= 0 and 0 < alpha + beta < math.inf,
         f"{label}: alpha = {alpha}, beta = {beta}: use numbers >= 0, not both 0",
     )
     false_positives = regions.predicted - regions.overlap

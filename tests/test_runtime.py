@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.runtime import (
     choose_device,
     choose_precision,
     describe_machine,
+    evaluation_mode,
     free_memory,
+    keeping_modes,
     memory_errors,
     num_cores,
     seed_everything,
@@ -124,3 +128,44 @@ def test_memory_of_a_container_is_what_its_limit_leaves(
 def test_free_memory_and_cores_are_positive() -> None:
     assert free_memory() > 0
     assert num_cores() >= 1
+
+
+def two_parts() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.BatchNorm1d(1), nn.Dropout()))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_modes_of_all_parts_are_afterwards_as_they_were(training: bool, fails: bool) -> None:
+    module = two_parts().train(training)
+    module[1][0].train(not training)  # one part alone in another mode
+    before = [part.training for part in module.modules()]
+    with contextlib.suppress(ZeroDivisionError), keeping_modes(module):
+        module.train(not training)
+        assert all(part.training != training for part in module.modules())
+        if fails:
+            raise ZeroDivisionError
+    assert [part.training for part in module.modules()] == before
+
+
+def test_keeping_modes_changes_none_by_itself_and_nothing_of_gradients() -> None:
+    module = two_parts()
+    module[1][1].eval()
+    before = [part.training for part in module.modules()]
+    with keeping_modes(module):
+        assert [part.training for part in module.modules()] == before
+        assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_evaluation_mode_ends_with_the_modes_and_gradients_of_before(grad: bool) -> None:
+    module = two_parts()
+    module[1][0].eval()
+    before = [part.training for part in module.modules()]
+    with torch.set_grad_enabled(grad):
+        with contextlib.suppress(ZeroDivisionError), evaluation_mode(module):
+            assert not any(part.training for part in module.modules())
+            assert not torch.is_grad_enabled()
+            raise ZeroDivisionError
+        assert torch.is_grad_enabled() == grad
+    assert [part.training for part in module.modules()] == before

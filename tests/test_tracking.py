@@ -851,3 +851,21 @@ def test_a_copy_in_another_store_is_made_once(project: Path, empty_store: Path) 
 def test_what_is_no_run_folder_cannot_be_sent(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json"):
         tracking.sync(tmp_path)
+
+
+def test_a_nested_run_finds_its_parent_in_any_store(project: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"experiment": "nest", "params": {}, "tags": {}, "send": False}
+    parent = tracking.start(tmp_path / "parent", run_name="parent", **options)
+    child = tracking.start(tmp_path / "child", run_name="child", parent=parent, **options)
+    child.close("FINISHED")
+    parent.close("FINISHED")
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    # the child comes first: its parent is not there yet, and is found the next time
+    for name in ("child", "parent", "child"):
+        tracking.sync(tmp_path / name, uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("nest")
+    assert experiment is not None
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert runs["child"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
+    assert "mlflow.parentRunId" not in runs["parent"].data.tags

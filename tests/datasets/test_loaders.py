@@ -30,6 +30,7 @@ from unet_pipeline.datasets.loaders import (
     train_loader,
 )
 from unet_pipeline.datasets.manifest import Sample
+from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.transforms import Key, build_transform
 from unet_pipeline.errors import DatasetError, ResourceError, UserError
 
@@ -74,7 +75,7 @@ def loader_of(samples: list[Sample], **changes: Any) -> TrainLoader:
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
     return len(first) == len(second) and all(
-        torch.equal(a, b)
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and b is not None else a is b
         for one, two in zip(first, second, strict=True)
         for a, b in zip(one, two, strict=True)
     )
@@ -88,13 +89,14 @@ def test_a_batch_holds_raw_pixels_class_indices_and_sample_numbers(samples: list
     batches = list(loader.epoch(0))
     assert [len(batch.images) for batch in batches] == [4, 4, 3]
     assert len(loader) == 3
-    for images, masks, indices in batches:
+    for images, masks, indices, points in batches:
         assert images.dtype == torch.uint8
         assert images.shape[1:] == (3, 16, 24)
         assert masks.dtype == torch.uint8
         assert masks.shape[1:] == (16, 24)
         assert set(masks.unique().tolist()) <= {0, 1, 2, 255}
         assert indices.dtype == torch.int64
+        assert points is None
     assert sorted(torch.cat([b.indices for b in batches]).tolist()) == list(range(COUNT))
 
 
@@ -104,8 +106,9 @@ def test_pixels_and_mask_are_those_of_the_files(samples: list[Sample]) -> None:
         samples, classes=CLASSES, in_channels=3, transform=transform, seed=0
     )
     assert len(dataset) == COUNT
-    image, mask, index = dataset[(5, 3)]
+    image, mask, index, points = dataset[(5, 3)]
     assert index == 3
+    assert points is None
     rng = np.random.default_rng(3)
     np.testing.assert_array_equal(
         image.permute(1, 2, 0).numpy(), rng.integers(0, 256, (20, 26, 3)).astype(np.uint8)
@@ -193,6 +196,69 @@ def test_loading_draws_nothing_from_the_global_random_streams(samples: list[Samp
     list(loader_of(samples, num_workers=1).epoch(0))
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
+
+
+# ---- points
+
+
+def points_of(batches: list[Batch]) -> dict[int, torch.Tensor]:
+    """The points by sample number."""
+    found = {}
+    for batch in batches:
+        assert batch.points is not None
+        found |= dict(zip(batch.indices.tolist(), batch.points, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_points_a_batch_has_the_mask_at_them_alone(
+    samples: list[Sample], balance: float, workers: int
+) -> None:
+    whole = list(loader_of(samples).epoch(3))
+    loader = loader_of(samples, point_sampler=PointSampler(9, balance), num_workers=workers)
+    batches = list(loader.epoch(3))
+    for batch, full in zip(batches, whole, strict=True):
+        count = len(batch.images)
+        assert torch.equal(batch.images, full.images)
+        assert torch.equal(batch.indices, full.indices)
+        assert batch.points is not None
+        assert batch.points.shape == (count, 9, 2)
+        assert batch.points.dtype == torch.int64
+        assert batch.masks.shape == (count, 9, 1)
+        assert batch.masks.dtype == torch.uint8
+        for n in range(count):
+            rows, columns = batch.points[n].T
+            assert torch.equal(batch.masks[n, :, 0], full.masks[n, rows, columns])
+        assert (batch.masks != 255).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_points_show_neither_workers_nor_where_an_epoch_is_entered(
+    samples: list[Sample], workers: int
+) -> None:
+    sampler = PointSampler(9, 0.5)
+    whole = list(loader_of(samples, point_sampler=sampler).epoch(1))
+    loader = loader_of(samples, point_sampler=sampler, num_workers=workers)
+    for start in range(4):
+        assert same(list(loader.epoch(1, start_batch=start)), whole[start:])
+
+
+def test_points_differ_between_epochs_samples_and_seeds(samples: list[Sample]) -> None:
+    # no augmentation and one mask for all, so that nothing else could make a difference
+    alike = [
+        Sample(f"{n}", samples[0].image, samples[0].mask, "train", "", 26, 20) for n in range(4)
+    ]
+    changes: dict[str, Any] = {
+        "transform": build_transform("none", {}, image_size=(20, 26), value_range=(0, 255)),
+        "point_sampler": PointSampler(9, 0.5),
+    }
+    loader = loader_of(alike, **changes)
+    first, second, again = (points_of(list(loader.epoch(epoch))) for epoch in (0, 1, 0))
+    other = points_of(list(loader_of(alike, seed=1, **changes).epoch(0)))
+    drawn = [*first.values(), *second.values(), *other.values()]
+    assert len({tuple(points.flatten().tolist()) for points in drawn}) == 12
+    assert all(torch.equal(first[n], again[n]) for n in range(4))
 
 
 # ---- the batch sampler

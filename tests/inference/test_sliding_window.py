@@ -23,6 +23,7 @@ from unet_pipeline.inference.sliding_window import (
     predict_logits,
 )
 from unet_pipeline.models.unet import UNet
+from unet_pipeline.runtime import evaluation_mode
 
 
 def pixelwise(in_channels=3, num_classes=4):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unet_pipeline.errors import UserError
 from unet_pipeline.training.plan import Plan, make_plan
 
 GIVEN: dict[str, Any] = {
@@ -98,3 +99,94 @@ def test_any_sizes_give_a_plan_that_can_be_trained(
     assert max(made.image_size) <= 512
     assert made.batch_size >= 1
     assert made.val_every >= 1
+
+
+# ---- patch networks
+
+PATCHES: dict[str, Any] = {"model": "lenet", "by_patches": True}
+
+
+@pytest.mark.parametrize("model", ["lenet", "mlp"])
+def test_patch_networks_learn_from_256_pixels_an_image_half_of_them_balanced(model: str) -> None:
+    made = plan(model=model, by_patches=True)
+    assert made.num_pixels == 256
+    assert made.balance == 0.5
+    assert made.model_options == {}
+    assert set(made.reasons) == set(made.values)
+    assert list(made.reasons) == list(made.values)
+    assert made.values["num_pixels"] == 256
+    assert made.values["balance"] == 0.5
+
+
+def test_other_networks_have_no_pixels_and_no_balance() -> None:
+    made = plan()
+    assert made.num_pixels == 0
+    assert made.balance is None
+    assert not {"num_pixels", "balance"} & set(made.values)
+    # as a completed config of a U-Net has it, from which a run goes on
+    assert plan(num_pixels=0) == made
+
+
+def test_pixels_and_balance_that_were_asked_stand() -> None:
+    made = plan(**PATCHES, num_pixels=32, balance=0.0)
+    assert (made.num_pixels, made.balance) == (32, 0.0)
+    assert made.reasons["num_pixels"] == made.reasons["balance"] == "as asked"
+    made = plan(**PATCHES, num_pixels=0)  # every pixel, in one pass
+    assert (made.num_pixels, made.balance) == (0, None)
+    assert set(made.reasons) == set(made.values)
+
+
+def test_a_plan_for_patches_given_back_is_the_same_plan() -> None:
+    made = plan(**PATCHES)
+    again = plan(**PATCHES, num_pixels=made.num_pixels, balance=made.balance)
+    assert again.values == made.values
+
+
+def test_few_pixels_cost_little_so_images_up_to_512_pixels_are_taken_whole() -> None:
+    large = {"train_sizes": [(500, 512)] * 10}
+    assert plan(**PATCHES, **large).image_size == (500, 512)
+    assert plan(**large).image_size == (256, 256)
+    assert plan(**PATCHES, **large, num_pixels=0).image_size == (256, 256)
+    assert plan(**PATCHES, train_sizes=[(2000, 3000)] * 10).image_size == (512, 512)
+
+
+@pytest.mark.parametrize("num_pixels", [None, 16, 4096])
+def test_validation_of_whole_images_costs_below_a_fifth_of_training_on_few_pixels(
+    num_pixels: int | None,
+) -> None:
+    made = plan(**PATCHES, num_pixels=num_pixels)
+    trained = 100 * made.num_pixels * made.val_every
+    validated = 20 * 180 * 240 / 3
+    assert validated <= 0.2 * trained
+    assert validated > 0.2 * trained * (made.val_every - 1) / made.val_every  # and no rarer
+    assert made.val_every > plan().val_every
+    assert plan(**PATCHES, num_pixels=0).val_every == plan().val_every
+
+
+@pytest.mark.parametrize("model", ["unet", "smp:FPN/resnet18"])
+@pytest.mark.parametrize("changes", [{"num_pixels": 64}, {"balance": 0.5}, {"balance": 0.0}])
+def test_pixels_and_balance_are_refused_for_networks_of_whole_crops(
+    model: str, changes: dict[str, Any]
+) -> None:
+    words = rf"training\.num_pixels and training\.balance .*mlp, lenet.*{model} learns from whole"
+    with pytest.raises(UserError, match=words) as caught:
+        plan(model=model, **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+def test_balance_without_pixels_is_refused(balance: float) -> None:
+    with pytest.raises(UserError, match=r"balance has no effect with num_pixels = 0") as caught:
+        plan(**PATCHES, num_pixels=0, balance=balance)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(train=sizes, val=sizes, num_pixels=st.none() | st.integers(0, 10_000))
+def test_any_sizes_give_a_plan_for_patches(
+    train: list[tuple[int, int]], val: list[tuple[int, int]], num_pixels: int | None
+) -> None:
+    made = plan(**PATCHES, train_sizes=train, val_sizes=val, num_pixels=num_pixels)
+    assert 1 <= min(made.image_size) <= max(made.image_size) <= 512
+    assert made.val_every >= 1
+    assert (made.balance is None) == (made.num_pixels == 0)

@@ -19,7 +19,7 @@ from unet_pipeline.classes import Classes
 from unet_pipeline.evaluation.pictures import Picture, fit, font, overlay, shorten, visible
 from unet_pipeline.evaluation.tables import csv_bytes
 
-_MARGIN, _LINE = 10, 22
+_MARGIN, _LINE, _INK = 10, 22, (60, 60, 60)
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ def comparison_png(rungs: Sequence[Rung], *, title: str) -> bytes:
     figure = Figure(figsize=(7.2, 1.1 + 0.62 * len(scored)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(scored))
-    for offset, name, color in ((0.19, "mean_iou", "#0072b2"), (-0.19, "mean_dice", "#9ecae1")):
-        values = [float(getattr(rung, name)) for rung in scored]
-        bars = axes.barh(places + offset, values, 0.36, color=color, label=name.replace("_", " "))
+    series = {"mean IoU": [r.mean_iou for r in scored], "mean Dice": [r.mean_dice for r in scored]}
+    for offset, color, (label, values) in zip(
+        (0.19, -0.19), ("#0072b2", "#9ecae1"), series.items(), strict=True
+    ):
+        bars = axes.barh(places + offset, values, 0.36, color=color, label=label)
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
     axes.set_yticks(places, [rung.name for rung in scored], parse_math=False)
     axes.set_xlim(0, 1.08)
@@ -113,33 +115,34 @@ def gallery(
     rows: Sequence[tuple[str, npt.NDArray[Any], dict[str, npt.NDArray[Any]]]],
     classes: Classes,
     *,
-    tile_side: int = 224,
+    tile_side: int = 280,
 ) -> Picture:
     """Images, and what each predictor made of them: RGB (H, W, 3), uint8, one row an image.
 
     rows: (caption, image (H, W, C), {title: class indices (H, W)}), the same titles in each row.
+    tile_side: the longer side of each picture comes as near to this as crisp scaling allows.
     """
-    lines = []
-    for number, (caption, image, masks) in enumerate(rows):
-        tiles = {"image": visible(image)}
-        tiles |= {title: overlay(image, mask, classes) for title, mask in masks.items()}
-        pictures = [fit(tile, tile_side) for tile in tiles.values()]
-        width = (tile_side + _MARGIN) * len(pictures) + _MARGIN
-        head = _LINE if number == 0 else 0
-        height = head + max(picture.height for picture in pictures) + _LINE + _MARGIN
-        line = Image.new("RGB", (width, height), (255, 255, 255))
-        draw = ImageDraw.Draw(line)
-        for column, (title, picture) in enumerate(zip(tiles, pictures, strict=True)):
-            left = _MARGIN + column * (tile_side + _MARGIN)
-            if number == 0:
-                text = shorten(title, font(13, bold=True), tile_side)
-                draw.text((left, 3), text, fill=(40, 40, 40), font=font(13, bold=True))
-            line.paste(picture, (left, head))
-        below = height - _LINE - _MARGIN + 3
-        text = shorten(caption, font(12), width - 2 * _MARGIN)
-        draw.text((_MARGIN, below), text, fill=(90, 90, 90), font=font(12))
-        lines.append(np.array(line))
-    return np.concatenate(lines)
+    tiles = [
+        [fit(visible(image), tile_side)]
+        + [fit(overlay(image, mask, classes), tile_side) for mask in masks.values()]
+        for _, image, masks in rows
+    ]
+    column = max(picture.width for row in tiles for picture in row) + _MARGIN
+    heights = [row[0].height + _LINE + _MARGIN for row in tiles]
+    size = (column * len(tiles[0]) + _MARGIN, _LINE + sum(heights))
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for number, title in enumerate(["image", *rows[0][2]]):
+        text = shorten(title, font(13, bold=True), column - _MARGIN)
+        draw.text((_MARGIN + number * column, 3), text, fill=_INK, font=font(13, bold=True))
+    top = _LINE
+    for (caption, _, _), pictures, height in zip(rows, tiles, heights, strict=True):
+        for number, picture in enumerate(pictures):
+            sheet.paste(picture, (_MARGIN + number * column, top))
+        text = shorten(caption, font(12), size[0] - 2 * _MARGIN)
+        draw.text((_MARGIN, top + pictures[0].height + 3), text, fill=_INK, font=font(12))
+        top += height
+    return np.array(sheet)
 
 
 def _last(rung: Rung) -> str:

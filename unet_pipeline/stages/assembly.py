@@ -220,7 +220,7 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
     """The parts that a completed `config` asks for; the network's weights follow from its seed."""
     device = choose_device(config.runtime.device)
     autocast_dtype = choose_precision(config.runtime.amp, device)
-    loss = _build_loss(config, manifest.facts)
+    loss = build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
     segmenter = place(_build_segmenter(config, manifest.facts), device)
     cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
@@ -251,7 +251,8 @@ def without_pretrained(config: TrainConfig) -> TrainConfig:
     return TrainConfig.model_validate(tree)
 
 
-def _build_loss(config: TrainConfig, facts: DatasetFacts) -> LossSum:
+def build_loss(config: TrainConfig, facts: DatasetFacts) -> LossSum:
+    """The loss that `config` asks for; `UserError` for one that the data or the network refuses."""
     loss = parse_loss(
         config.training.loss,
         num_classes=facts.classes.num_classes,

@@ -35,9 +35,22 @@ from unet_pipeline.evaluation import (
 )
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.inference import OVERLAP, predict_image, score
-from unet_pipeline.models import RULES, Segmenter, build_network, load_model, save_model
+from unet_pipeline.models import (
+    PATCH_NETWORKS,
+    RULES,
+    Segmenter,
+    build_network,
+    load_model,
+    save_model,
+)
 from unet_pipeline.runtime import choose_device, choose_precision, place
-from unet_pipeline.stages.assembly import given_or, model_card, open_data
+from unet_pipeline.stages.assembly import (
+    build_loss,
+    complete_config,
+    given_or,
+    model_card,
+    open_data,
+)
 from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.session import start_tracking
 from unet_pipeline.stages.train import InterruptedRunError, train
@@ -45,7 +58,7 @@ from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)
 
-BASELINES = ("mlp", "lenet")
+BASELINES = ("mlp", "lenet")  # smallest step first
 NUM_PICTURES = 4
 _TIMED_PIXELS = 4e6  # of prediction: enough for two digits, seconds for the slowest rung
 
@@ -99,6 +112,10 @@ def compare(config: TrainConfig) -> Comparison:
     manifest = open_data(config.data, splits=("train", "val"))
     facts = manifest.facts
     experiment = tracking.experiment_name(config.output.experiment, default=facts.name)
+    # Names and options that nobody knows are said now, before the first rung
+    top = _config_of(config.model.name, config, experiment)
+    complete_config(top, manifest)
+    build_loss(top, facts)
     folder = runs.create_run_folder(
         Path(config.output.runs_dir), experiment, config.output.run_name, stem="baselines"
     )
@@ -147,16 +164,21 @@ def _climb(ladder: _Ladder) -> tuple[list[Rung], list[UserError]]:
 
 def _train_network(ladder: _Ladder, name: str) -> tuple[Path, float]:
     """Train one network: its run folder, and the seconds that it took."""
-    tree = ladder.config.model_dump(exclude_unset=True)
-    tree.setdefault("output", {}).pop("run_name", None)
-    tree["output"]["experiment"] = ladder.experiment
-    if name != ladder.config.model.name:  # options and weights are those of the top rung
+    config = _config_of(name, ladder.config, ladder.experiment)
+    run = train(config, manifest=ladder.manifest, parent=ladder.track)
+    return run.folder, run.seconds
+
+
+def _config_of(name: str, config: TrainConfig, experiment: str) -> TrainConfig:
+    """The settings of one rung: what is for the top one, or for patches, is for no other."""
+    tree = config.model_dump(exclude_unset=True)
+    tree["output"] = tree.get("output", {}) | {"run_name": None, "experiment": experiment}
+    if name != config.model.name:
         tree["model"] = {"name": name}
-    if name not in BASELINES:  # pixels are for those that look at patches
+    if name not in PATCH_NETWORKS:
         for key in ("num_pixels", "balance"):
             tree.get("training", {}).pop(key, None)
-    run = train(TrainConfig.model_validate(tree), manifest=ladder.manifest, parent=ladder.track)
-    return run.folder, run.seconds
+    return TrainConfig.model_validate(tree)
 
 
 def _fit_rule(ladder: _Ladder, name: str) -> tuple[Path, float]:

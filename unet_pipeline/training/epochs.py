@@ -70,7 +70,7 @@ def train_epoch(
     Raises `UserError` for a loader without batches, `DivergedError` for a loss that is not finite.
     """
     position, hits = Position(), _Hits(ignore_index)
-    with keeping_modes(model), torch.enable_grad():
+    with keeping_modes(model), torch.inference_mode(False), torch.enable_grad():
         train_steps(model, loader, loss, optimizer, position, watch=hits.add)
     _require_samples(position.samples)
     return EpochResult(position.mean_loss, hits.share(), position.samples)

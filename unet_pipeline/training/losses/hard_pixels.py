@@ -68,7 +68,7 @@ def topk(
     pixels = valid_pixels(logits, target, ignore_index)
     # ignored pixels have 0 here, the least there is, and so come last
     values = (_cross_entropies(pixels) * pixels.valid).flatten().sort(descending=True).values
-    count = fraction * pixels.valid.sum()
+    count = fraction * pixels.valid.sum().to(values.dtype)
     ranks = torch.arange(len(values), device=values.device, dtype=values.dtype)
     shares = (count - ranks).clamp(0, 1)
     return (values * shares).sum() / torch.where(count > 0, count, 1)

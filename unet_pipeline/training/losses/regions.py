@@ -156,7 +156,8 @@ def lovasz(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) 
     labels = pixels.labels[pixels.valid]
     if not len(labels):
         return probabilities.sum()
-    losses = [_lovasz_of_class(probabilities[:, c], labels == c) for c in labels.unique().tolist()]
+    truths = ((c, labels == c) for c in range(logits.shape[1]))
+    losses = [_lovasz_of_class(probabilities[:, c], truth) for c, truth in truths if truth.any()]
     return torch.stack(losses).mean()
 
 

@@ -1,0 +1,147 @@
+"""train with other parts: patch networks, initializers, losses that know the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import unet_pipeline as up
+from unet_pipeline import cli
+from unet_pipeline.config import load_config
+from unet_pipeline.training.checkpoints import load_state
+
+PATCHES = ["--image-size", "64", "--batch-size", "4", "--device", "cpu", "--tracking", "off",
+           "--set", "training.num_pixels=16"]  # fmt: skip
+SMALL: dict[str, Any] = {
+    "model.base_channels": 4,
+    "model.depth": 2,
+    "training.image_size": 64,
+    "training.max_steps": 2,
+    "output.tracking": "off",
+}
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_state(folder)["network"]
+    return state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_a_patch_network_trains_evaluates_and_predicts_like_any_other(
+    scenes: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--data", str(scenes), "--model", name, "--epochs", "2", *PATCHES]
+    assert cli.run(train) == 0
+    run = Path(capsys.readouterr().out.strip())
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["training"]["num_pixels"] == 16
+    assert settings["training"]["balance"] == 0.5
+    assert up.load_model(run).card.network == name
+    assert cli.run(["evaluate", "--model", str(run), "--tracking", "off"]) == 0
+    images = str(scenes / "test" / "images")
+    assert cli.run(["predict", images, "--model", str(run), "--output", "masks"]) == 0
+    assert len(list(Path("masks").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_a_patch_network_resumes_to_the_bit_with_any_number_of_workers(
+    scenes: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a constant rate, so that the limit of the first part does not bend it
+    train = ["train", "--data", str(scenes), "--model", name, *PATCHES, "--set",
+             "schedule.name=constant", "--set", "schedule.warmup_fraction=0"]  # fmt: skip
+    folders = []
+    for arguments in (["--max-steps", "6"], ["--max-steps", "3", "-j", "2"]):
+        assert cli.run([*train, *arguments]) == 0
+        folders.append(Path(capsys.readouterr().out.strip()))
+    whole, parts = folders
+    assert not same(weights_of(whole), weights_of(parts))
+    # 14 samples in batches of 4: the third step is within the first epoch
+    assert cli.run(["train", "--resume", str(parts), "--max-steps", "6"]) == 0
+    assert same(weights_of(whole), weights_of(parts))
+
+
+def test_a_patch_network_may_learn_from_whole_crops(scenes: Path) -> None:
+    arguments = ["train", "--data", str(scenes), "--model", "lenet", "--max-steps", "2",
+                 "--loss", "border_ce", "--image-size", "32", "--device", "cpu", "--tracking",
+                 "off", "--set", "training.num_pixels=0"]  # fmt: skip
+    assert cli.run(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "mlp", "--loss", "border_ce"], "border_ce looks at whole masks"),
+        (["--set", "training.num_pixels=9"], "unet learns from whole crops"),
+        (["--set", "training.balance=1"], "unet learns from whole crops"),
+        (["--model", "mlp", "--set", "training.num_pixels=0", "--set", "training.balance=1"],
+         "no effect"),
+        (["--model", "mlpp"], "did you mean 'mlp'"),
+        (["--model", "mlp", "--set", "model.patch_size=0"], "patch_size = 0"),
+        (["--initializer", "kaiming"], "did you mean 'kaiming_"),
+        (["--initializer", "xavier_normal", "--set", "initializer.gian=2"], "'gain'"),
+        (["--initializer", "default", "--set", "initializer.gain=2"], "no option 'gain'"),
+        (["--loss", "triplet_margin"], "triplets"),
+        (["--loss", "cross_entropy"], "is called 'ce' here"),
+        (["--loss", "ce(class_weights=[1,2])"], "2 numbers for 11 classes"),
+        (["--loss", "ce(class_weights=fair)"], "class_weights"),
+    ],
+)  # fmt: skip
+def test_parts_that_cannot_be_are_one_line(
+    scenes: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--data", str(scenes), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("error: ") == 1
+    assert not Path("runs").exists()
+
+
+def test_the_initializer_draws_the_weights_that_training_begins_with(scenes: Path) -> None:
+    frozen = SMALL | {"data.path": str(scenes), "optimizer.lr": 1e-12}
+    constant = {"initializer.name": "constant", "initializer.value": 0.25}
+    run = up.train(load_config(overrides=frozen | constant))
+    for name, weight in weights_of(run.folder).items():
+        if weight.ndim == 4:
+            torch.testing.assert_close(weight, torch.full_like(weight, 0.25), msg=name)
+    config = load_config(run.folder / "config.yaml")
+    assert config.initializer.options == {"value": 0.25, "bias": 0.0}
+
+
+def test_the_default_initializer_is_no_initializer(scenes: Path) -> None:
+    plain = SMALL | {"data.path": str(scenes)}
+    one = up.train(load_config(overrides=plain))
+    other = up.train(load_config(overrides=plain | {"initializer.name": "default"}))
+    assert same(weights_of(one.folder), weights_of(other.folder))
+    third = up.train(load_config(overrides=plain | {"initializer.name": "orthogonal"}))
+    assert not same(weights_of(one.folder), weights_of(third.folder))
+
+
+def test_an_initializer_without_effect_is_refused(
+    scenes: Path, session_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--weights", str(session_run), "--initializer",
+                 "orthogonal", "--device", "cpu"]  # fmt: skip
+    assert cli.run(arguments) == 2
+    assert "--initializer orthogonal has no effect" in capsys.readouterr().err
+
+
+def test_balanced_weights_come_from_the_training_masks(scenes: Path) -> None:
+    facts = yaml.safe_load((scenes / "dataset.yaml").read_text())
+    counts = facts["class_pixel_counts"]
+    weights = [sum(counts) / (11 * count) for count in counts]
+    given = SMALL | {"data.path": str(scenes)}
+    by_rule = up.train(load_config(overrides=given | {
+        "training.loss": "ce(class_weights=balanced)"}))  # fmt: skip
+    by_hand = up.train(load_config(overrides=given | {
+        "training.loss": f"ce(class_weights={weights})"}))  # fmt: skip
+    for name, weight in weights_of(by_rule.folder).items():
+        torch.testing.assert_close(weight, weights_of(by_hand.folder)[name], msg=name)

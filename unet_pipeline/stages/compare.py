@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import torch
 
 from unet_pipeline import tracking
-from unet_pipeline.config import EvaluateConfig, TrainConfig, dump_config
+from unet_pipeline.config import EvaluateConfig, TrainConfig
 from unet_pipeline.console import as_text, log_to_file
 from unet_pipeline.datasets.images import encode_png
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
@@ -31,27 +30,24 @@ from unet_pipeline.evaluation import (
     comparison_png,
     comparison_table,
     gallery,
-    summarize,
 )
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
-from unet_pipeline.inference import OVERLAP, predict_image, score
+from unet_pipeline.inference import OVERLAP, predict_image
 from unet_pipeline.models import (
     PATCH_NETWORKS,
     RULES,
     Segmenter,
-    build_network,
     load_model,
-    save_model,
 )
 from unet_pipeline.runtime import choose_device, choose_precision, place
 from unet_pipeline.stages.assembly import (
     build_loss,
     complete_config,
     given_or,
-    model_card,
     open_data,
 )
 from unet_pipeline.stages.evaluate import evaluate
+from unet_pipeline.stages.fitting import fit_rule
 from unet_pipeline.stages.session import start_tracking
 from unet_pipeline.stages.train import InterruptedRunError, train
 from unet_pipeline.training import run_folder as runs
@@ -143,7 +139,7 @@ def _climb(ladder: _Ladder) -> tuple[list[Rung], list[UserError]]:
     """The rungs from the bottom up, and the errors of those that failed."""
     networks = dict.fromkeys((*BASELINES, ladder.config.model.name))  # a name once, in order
     steps: dict[str, Callable[[str], tuple[Path, float]]] = {}
-    steps |= {name: lambda name: _fit_rule(ladder, name) for name in RULES}
+    steps |= {name: lambda name: _fit(ladder, name) for name in RULES}
     steps |= {name: lambda name: _train_network(ladder, name) for name in networks}
     rungs: list[Rung] = []
     failures: list[UserError] = []
@@ -160,6 +156,15 @@ def _climb(ladder: _Ladder) -> tuple[list[Rung], list[UserError]]:
             if name not in RULES:  # a rule that does not apply is no failure
                 failures.append(error)
     return rungs, failures
+
+
+def _fit(ladder: _Ladder, name: str) -> tuple[Path, float]:
+    """Fit a predictor that has nothing to train: its run folder, and the seconds that it took."""
+    began = time.monotonic()
+    folder = fit_rule(
+        name, ladder.config, ladder.manifest, experiment=ladder.experiment, parent=ladder.track
+    )
+    return folder, time.monotonic() - began
 
 
 def _train_network(ladder: _Ladder, name: str) -> tuple[Path, float]:
@@ -179,58 +184,6 @@ def _config_of(name: str, config: TrainConfig, experiment: str) -> TrainConfig:
         for key in ("num_pixels", "balance"):
             tree.get("training", {}).pop(key, None)
     return TrainConfig.model_validate(tree)
-
-
-def _fit_rule(ladder: _Ladder, name: str) -> tuple[Path, float]:
-    """Fit a predictor that has nothing to train, as a run with a model file like any other."""
-    began = time.monotonic()
-    config, manifest, facts = ladder.config, ladder.manifest, ladder.manifest.facts
-    network = build_network(
-        name, {}, in_channels=facts.in_channels, num_classes=facts.classes.num_classes
-    )
-    side = max(facts.image_size.height.max, facts.image_size.width.max)  # images go in whole
-    segmenter = Segmenter(network, model_card(facts, network=name, options={}, window=side))
-    if name == "majority":
-        counts = torch.tensor(facts.class_pixel_counts, dtype=torch.float64)
-        network.get_buffer("shares").copy_(counts / counts.sum().clamp_min(1))
-    else:
-        network.get_buffer("sign").copy_(_better_sign(segmenter, manifest))
-    folder = runs.create_run_folder(
-        Path(config.output.runs_dir), ladder.experiment, None, stem=name
-    )
-    tree = config.model_dump() | {"model": {"name": name}}
-    tree["data"]["path"] = str(Path(str(config.data.path)).resolve())
-    write_atomic(folder / runs.CONFIG_NAME, dump_config(TrainConfig.model_validate(tree)))
-    runs.write_history(folder, [{"epoch": 0}])
-    manifest.save(folder)
-    origin = {"run": folder.name, "dataset": facts.name, "fingerprint": facts.fingerprint}
-    save_model(folder / runs.BEST_NAME, segmenter, facts=origin)
-    track = start_tracking(
-        config,
-        manifest,
-        folder,
-        ladder.experiment,
-        params={"model.name": name, "data.name": facts.name},
-        parent=ladder.track,
-    )
-    track.log_artifact(folder / runs.BEST_NAME, "model")
-    track.close("FINISHED")
-    return folder, time.monotonic() - began
-
-
-def _better_sign(segmenter: Segmenter, manifest: Manifest) -> torch.Tensor:
-    """Whether class 1 is the brighter side (1) or the darker one (-1): the better training IoU."""
-    facts = manifest.facts
-
-    def mean_iou(sign: float) -> float:
-        segmenter.network.get_buffer("sign").fill_(sign)
-        samples = iterate_samples(
-            manifest.split("train"), classes=facts.classes, in_channels=facts.in_channels
-        )
-        result = score(segmenter, samples, window=segmenter.card.window, overlap=OVERLAP)
-        return summarize(result.matrices).mean_iou
-
-    return torch.tensor(max((1.0, -1.0), key=mean_iou))
 
 
 def _score(ladder: _Ladder, name: str, folder: Path, seconds: float) -> Rung:

@@ -17,11 +17,9 @@ from unet_pipeline.errors import UserError
 from unet_pipeline.training.losses import LOSSES, cross_entropy, parse_loss
 from unet_pipeline.training.losses.class_weights import (
     Rule,
-    pixel_weights,
     weights_as_tensor,
     weights_by_rule,
 )
-from unet_pipeline.training.losses.contract import valid_pixels
 
 WEIGHED = [n for n, loss in LOSSES.items() if "class_weights" in inspect.signature(loss).parameters]
 RULES = pytest.mark.parametrize("rule", ["balanced", "sqrt"])
@@ -90,11 +88,12 @@ def test_weights_take_the_type_of_the_logits_and_none_stays_none() -> None:
 
 def test_a_pixel_weighs_what_its_true_class_does() -> None:
     target = torch.tensor([[[0, 2, 1, 255]]])
-    pixels = valid_pixels(torch.zeros(1, 3, 1, 4), target, 255)
-    weights = pixel_weights([5, 6, 7], pixels, label="ce")
-    assert weights is not None
-    assert weights[pixels.valid].tolist() == [5, 7, 6]
-    assert pixel_weights(None, pixels, label="ce") is None
+    logits = torch.zeros(1, 3, 1, 4)
+    logits[0, 1] = math.log(2)  # p = (1/4, 1/2, 1/4) everywhere
+    costs = [2 * (1 - p) for p in (1 / 4, 1 / 4, 1 / 2)]
+    expected = (5 * costs[0] + 7 * costs[1] + 6 * costs[2]) / 18
+    assert LOSSES["l1"](logits, target, class_weights=[5, 6, 7]).item() == pytest.approx(expected)
+    assert LOSSES["l1"](logits, target).item() == pytest.approx(sum(costs) / 3)
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,24 @@ def test_what_is_ignored_can_be_chosen() -> None:
         assert result.accuracy == 0.75
 
 
+def test_an_ignored_class_counts_for_nothing_where_it_is_hit() -> None:
+    model, (inputs, _) = classifier(), labelled(20)
+    right = model(inputs).argmax(1)
+    ignored = int(right[0])
+    (others,) = torch.nonzero(right != ignored, as_tuple=True)
+    targets = right.clone()
+    targets[others[0]] = 3 - ignored - right[others[0]]  # the third class: a miss
+    assert 2 < len(others) < 19
+    wanted = 1 - 1 / len(others)
+    for result in (
+        train_epoch(
+            model, [(inputs, targets)], F.cross_entropy, still(model), ignore_index=ignored
+        ),
+        validate_epoch(model, [(inputs, targets)], F.cross_entropy, ignore_index=ignored),
+    ):
+        assert result.accuracy == pytest.approx(wanted, rel=1e-12)
+
+
 def test_training_reports_what_it_met_on_the_way_and_validation_what_became() -> None:
     model, reference = classifier(), classifier()
     batches = split(labelled(9), 4, 5)

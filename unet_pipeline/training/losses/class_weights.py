@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.training.losses.contract import Pixels, require
+from unet_pipeline.training.losses.contract import require
 
 Rule = Literal["balanced", "sqrt"]
 
@@ -63,9 +63,3 @@ def weights_as_tensor(class_weights: ClassWeights, logits: Tensor, *, label: str
         "and none above 1e30",
     )
     return torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
-
-
-def pixel_weights(class_weights: ClassWeights, pixels: Pixels, *, label: str) -> Tensor | None:
-    """The weight of each pixel (N, H, W): that of its true class; None weighs all alike."""
-    weights = weights_as_tensor(class_weights, pixels.logits, label=label)
-    return None if weights is None else weights[pixels.labels]

@@ -12,22 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.class_weights import ClassWeights, pixel_weights
+from unet_pipeline.training.losses.averaging import pixel_loss
+from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
 from unet_pipeline.training.losses.contract import Pixels, in_float32, require, valid_pixels
 
 _REACH = 6.0
 """In sigmas: from there on exp(-reach^2 / 2) is below 2e-8, less than float32 adds to 1."""
 
 
-@in_float32
-def focal(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    gamma: float = 2.0,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def focal(pixels: Pixels, *, gamma: float = 2.0) -> Tensor:
     """Cross-entropy that fades where a pixel is easy (Lin et al. 2017, equations 4 and 5).
 
         l_i = -(1 - p_i(y_i))^gamma log p_i(y_i)
@@ -38,12 +32,10 @@ def focal(
     gamma: how fast easy pixels fade, 0 or more.
     """
     require(0 <= gamma < math.inf, f"focal: gamma = {gamma}: use 0 or more")
-    pixels = valid_pixels(logits, target, ignore_index)
     values = _cross_entropies(pixels)
     # 1 - p without cancellation; the floor keeps the power's gradient finite for gamma below 1
     doubt = -torch.expm1(-values).clamp_max(-1e-12)
-    weights = pixel_weights(class_weights, pixels, label="focal")
-    return pixels.mean(doubt**gamma * values, weights)
+    return doubt**gamma * values
 
 
 @in_float32
@@ -133,10 +125,9 @@ def border_ce(
     labels = torch.where(pixels.valid, pixels.labels, -1).cpu().numpy()
     gaps = np.stack([border_weights(mask, w0=w0, sigma=sigma) for mask in labels])
     weights = torch.from_numpy(gaps).to(pixels.logits)
-    of_classes = pixel_weights(class_weights, pixels, label="border_ce")
-    return pixels.mean(
-        _cross_entropies(pixels), weights + (1.0 if of_classes is None else of_classes)
-    )
+    of_classes = weights_as_tensor(class_weights, logits, label="border_ce")
+    weights = weights + (1.0 if of_classes is None else of_classes[pixels.labels])
+    return pixels.mean(_cross_entropies(pixels), weights)
 
 
 def border_weights(

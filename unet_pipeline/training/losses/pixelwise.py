@@ -16,12 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.class_weights import (
-    ClassWeights,
-    pixel_weights,
-    weights_as_tensor,
-)
-from unet_pipeline.training.losses.contract import in_float32, require, valid_pixels
+from unet_pipeline.training.losses.averaging import pixel_loss
+from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
+from unet_pipeline.training.losses.contract import Pixels, in_float32, require, valid_pixels
 
 _EPS = 1e-8  # named, so that poisson_nll can tell that it was set where it plays no part
 
@@ -64,14 +61,8 @@ def cross_entropy(
     return total / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-@in_float32
-def bce(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def bce(pixels: Pixels) -> Tensor:
     """Binary cross-entropy of each class against the rest, averaged over classes and pixels.
 
         l_i = 1/K sum_c -(t_i(c) log s(x_i(c)) + (1 - t_i(c)) log(1 - s(x_i(c)))),   s = sigmoid
@@ -79,39 +70,25 @@ def bce(
     Equal logits of 0 give log 2. Classes do not compete as in a softmax; the largest logit wins
     at prediction all the same.
     """
-    pixels = valid_pixels(logits, target, ignore_index)
     values = F.binary_cross_entropy_with_logits(pixels.logits, pixels.one_hot(), reduction="none")
-    return pixels.mean(values.mean(1), pixel_weights(class_weights, pixels, label="bce"))
+    return values.mean(1)
 
 
-@in_float32
-def soft_margin(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def soft_margin(pixels: Pixels) -> Tensor:
     """Logistic loss of each class against the rest: the value of `bce`, by way of signs.
 
         l_i = 1/K sum_c log(1 + exp(-z_i(c) x_i(c))),   z_i(c) = 1 for the true class, else -1
 
     -log s(x) = log(1 + exp(-x)), so this is `bce` written down by another school.
     """
-    pixels = valid_pixels(logits, target, ignore_index)
     # torch's own soft_margin_loss overflows: exp(-z x) is infinite from 89 on
     values = F.softplus((1 - 2 * pixels.one_hot()) * pixels.logits)
-    return pixels.mean(values.mean(1), pixel_weights(class_weights, pixels, label="soft_margin"))
+    return values.mean(1)
 
 
-@in_float32
-def l1(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def l1(pixels: Pixels) -> Tensor:
     """Absolute distance of the probabilities to the one-hot truth, summed over classes.
 
         l_i = sum_c |p_i(c) - t_i(c)| = 2 (1 - p_i(y_i))
@@ -119,19 +96,12 @@ def l1(
     Twice the expected error rate, between 0 and 2: robust to wrong labels, and slow to learn,
     since its gradient vanishes where a prediction is firmly wrong (Ghosh et al. 2017).
     """
-    pixels = valid_pixels(logits, target, ignore_index)
     values = F.l1_loss(pixels.logits.softmax(1), pixels.one_hot(), reduction="none")
-    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="l1"))
+    return values.sum(1)
 
 
-@in_float32
-def mse(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def mse(pixels: Pixels) -> Tensor:
     """Squared distance of the probabilities to the one-hot truth: the Brier score (Brier 1950).
 
         l_i = sum_c (p_i(c) - t_i(c))^2
@@ -139,20 +109,12 @@ def mse(
     Between 0 and 2, summed over classes as Brier has it. A proper score: it is least where the
     probabilities are true.
     """
-    pixels = valid_pixels(logits, target, ignore_index)
     values = F.mse_loss(pixels.logits.softmax(1), pixels.one_hot(), reduction="none")
-    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="mse"))
+    return values.sum(1)
 
 
-@in_float32
-def smooth_l1(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    beta: float = 0.5,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def smooth_l1(pixels: Pixels, *, beta: float = 0.5) -> Tensor:
     """Squared near the truth and absolute far from it, summed over classes (Girshick 2015).
 
         l_i = sum_c d^2 / (2 beta) if d < beta else d - beta / 2,   d = |p_i(c) - t_i(c)|
@@ -161,22 +123,14 @@ def smooth_l1(
     nothing but a scaled squared distance is left; torch's own default is 1.
     """
     require(0 < beta < math.inf, f"smooth_l1: beta = {beta}: use a number above 0")
-    pixels = valid_pixels(logits, target, ignore_index)
     values = F.smooth_l1_loss(
         pixels.logits.softmax(1), pixels.one_hot(), beta=beta, reduction="none"
     )
-    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="smooth_l1"))
+    return values.sum(1)
 
 
-@in_float32
-def kl_div(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    label_smoothing: float = 0.0,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def kl_div(pixels: Pixels, *, label_smoothing: float = 0.0) -> Tensor:
     """Kullback-Leibler divergence of the probabilities from the truth.
 
         l_i = sum_c q_i(c) (log q_i(c) - log p_i(c)),   q_i = (1 - e) t_i + e / K
@@ -187,22 +141,13 @@ def kl_div(
     label_smoothing: e, from 0 up to, not including, 1.
     """
     require(0 <= label_smoothing < 1, f"kl_div: label_smoothing = {label_smoothing}: use 0 up to 1")
-    pixels = valid_pixels(logits, target, ignore_index)
-    truth = (1 - label_smoothing) * pixels.one_hot() + label_smoothing / logits.shape[1]
+    truth = (1 - label_smoothing) * pixels.one_hot() + label_smoothing / pixels.logits.shape[1]
     values = F.kl_div(pixels.logits.log_softmax(1), truth, reduction="none")
-    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="kl_div"))
+    return values.sum(1)
 
 
-@in_float32
-def poisson_nll(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    log_input: bool = True,
-    eps: float = _EPS,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def poisson_nll(pixels: Pixels, *, log_input: bool = True, eps: float = _EPS) -> Tensor:
     """Poisson negative log-likelihood of the one-hot truth as counts, its constant left out.
 
         l_i = sum_c r_i(c) - t_i(c) log r_i(c),   rates r_i = exp(x_i)
@@ -219,7 +164,6 @@ def poisson_nll(
         not log_input or eps == _EPS,
         f"poisson_nll: eps = {eps}: it has no effect with log_input; leave it out",
     )
-    pixels = valid_pixels(logits, target, ignore_index)
     values = F.poisson_nll_loss(
         pixels.logits if log_input else pixels.logits.softmax(1),
         pixels.one_hot(),
@@ -227,19 +171,11 @@ def poisson_nll(
         eps=eps,
         reduction="none",
     )
-    return pixels.mean(values.sum(1), pixel_weights(class_weights, pixels, label="poisson_nll"))
+    return values.sum(1)
 
 
-@in_float32
-def multi_margin(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    p: Literal[1, 2] = 1,
-    margin: float = 1.0,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def multi_margin(pixels: Pixels, *, p: Literal[1, 2] = 1, margin: float = 1.0) -> Tensor:
     """Hinge loss: every other logit should stay a margin below that of the true class.
 
         l_i = 1/K sum_{c != y_i} max(0, margin - x_i(y_i) + x_i(c))^p
@@ -247,25 +183,17 @@ def multi_margin(
     Pixels that keep the margin teach nothing (Crammer and Singer 2001, summed over classes).
     """
     require(0 < margin < math.inf, f"multi_margin: margin = {margin}: use a number above 0")
-    pixels = valid_pixels(logits, target, ignore_index)
-    values = F.multi_margin_loss(
+    return F.multi_margin_loss(
         pixels.logits.movedim(1, -1).flatten(0, -2),
         pixels.labels.flatten(),
         p=p,
         margin=margin,
         reduction="none",
     ).view_as(pixels.labels)
-    return pixels.mean(values, pixel_weights(class_weights, pixels, label="multi_margin"))
 
 
-@in_float32
-def multilabel_margin(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def multilabel_margin(pixels: Pixels) -> Tensor:
     """Hinge loss between the classes that are true and those that are not.
 
         l_i = 1/K sum_{c in Y_i} sum_{d not in Y_i} max(0, 1 - (x_i(c) - x_i(d)))
@@ -273,9 +201,7 @@ def multilabel_margin(
     A pixel of a mask has one true class, Y_i = {y_i}, so this is `multi_margin` with p = 1 and
     margin = 1.
     """
-    pixels = valid_pixels(logits, target, ignore_index)
     rows = pixels.logits.movedim(1, -1).flatten(0, -2)
     true_classes = torch.full(rows.shape, -1, dtype=torch.int64, device=rows.device)
     true_classes[:, 0] = pixels.labels.flatten()  # a list of classes, ended by -1
-    values = F.multilabel_margin_loss(rows, true_classes, reduction="none").view_as(pixels.labels)
-    return pixels.mean(values, pixel_weights(class_weights, pixels, label="multilabel_margin"))
+    return F.multilabel_margin_loss(rows, true_classes, reduction="none").view_as(pixels.labels)

@@ -15,36 +15,20 @@ there, background included, and the cross-entropy beside it, `ce + dice`, presse
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
+from unet_pipeline.training.losses.averaging import Regions, count_regions, region_loss
 from unet_pipeline.training.losses.contract import in_float32, require, valid_pixels
 
 _FLOOR = 1e-7
 """Below it a power or a root counts as 0: its gradient would be infinite."""
 
 
-class Regions(NamedTuple):
-    """Soft counts of pixels by class, (K,) each."""
-
-    overlap: Tensor
-    predicted: Tensor
-    true: Tensor
-
-
-@in_float32
-def dice(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    smooth: float = 1.0,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@region_loss
+def dice(regions: Regions, *, smooth: float = 1.0) -> Tensor:
     """One minus the soft Dice coefficient of the batch, averaged over the classes in its truth.
 
         loss = 1 - mean_c (2 o_c + s) / (p_c + t_c + s)
@@ -57,21 +41,12 @@ def dice(
     Raises `UserError` for options out of range.
     """
     require(0 <= smooth < math.inf, f"dice: smooth = {smooth}: use 0 or more pixels")
-    regions = _regions(logits, target, ignore_index)
     scores = (2 * regions.overlap + smooth) / _sizes(regions.predicted + regions.true, smooth)
-    weights = weights_as_tensor(class_weights, logits, label="dice")
-    return _mean_over_present(1 - scores, regions, weights)
+    return 1 - scores
 
 
-@in_float32
-def jaccard(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    smooth: float = 1.0,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@region_loss
+def jaccard(regions: Regions, *, smooth: float = 1.0) -> Tensor:
     """One minus the soft Jaccard index (IoU) of the batch, averaged over the classes in its truth.
 
         loss = 1 - mean_c (o_c + s) / (p_c + t_c - o_c + s)
@@ -79,23 +54,14 @@ def jaccard(
     Rahman and Wang 2016. Options as for `dice`.
     """
     require(0 <= smooth < math.inf, f"jaccard: smooth = {smooth}: use 0 or more pixels")
-    regions = _regions(logits, target, ignore_index)
     union = regions.predicted + regions.true - regions.overlap
     scores = (regions.overlap + smooth) / _sizes(union, smooth)
-    weights = weights_as_tensor(class_weights, logits, label="jaccard")
-    return _mean_over_present(1 - scores, regions, weights)
+    return 1 - scores
 
 
-@in_float32
+@region_loss
 def tversky(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    smooth: float = 1.0,
-    class_weights: ClassWeights = None,
+    regions: Regions, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0
 ) -> Tensor:
     """Dice with a price of its own for false positives (alpha) and false negatives (beta).
 
@@ -107,23 +73,17 @@ def tversky(
 
     alpha, beta: 0 or more, not both 0. smooth, class_weights: as for `dice`.
     """
-    regions = _regions(logits, target, ignore_index)
-    losses = 1 - _tversky_index(regions, alpha, beta, smooth, label="tversky")
-    weights = weights_as_tensor(class_weights, logits, label="tversky")
-    return _mean_over_present(losses, regions, weights)
+    return 1 - _tversky_index(regions, alpha, beta, smooth, label="tversky")
 
 
-@in_float32
+@region_loss
 def focal_tversky(
-    logits: Tensor,
-    target: Tensor,
+    regions: Regions,
     *,
-    ignore_index: int = IGNORE_INDEX,
     alpha: float = 0.3,
     beta: float = 0.7,
     gamma: float = 4 / 3,
     smooth: float = 1.0,
-    class_weights: ClassWeights = None,
 ) -> Tensor:
     """Tversky with a power that makes badly found classes weigh more (Abraham and Khan 2019).
 
@@ -135,11 +95,8 @@ def focal_tversky(
     gamma: above 0. The other options as for `tversky`.
     """
     require(0 < gamma < math.inf, f"focal_tversky: gamma = {gamma}: use a number above 0")
-    regions = _regions(logits, target, ignore_index)
     losses = 1 - _tversky_index(regions, alpha, beta, smooth, label="focal_tversky")
-    powers = torch.where(losses > _FLOOR, losses.clamp_min(_FLOOR) ** (1 / gamma), 0.0)
-    weights = weights_as_tensor(class_weights, logits, label="focal_tversky")
-    return _mean_over_present(powers, regions, weights)
+    return torch.where(losses > _FLOOR, losses.clamp_min(_FLOOR) ** (1 / gamma), 0.0)
 
 
 @in_float32
@@ -174,7 +131,7 @@ def mcc(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> 
 
     (That of segmentation-models-pytorch knows two classes and no ignored pixels.)
     """
-    regions = _regions(logits, target, ignore_index)
+    regions = count_regions(valid_pixels(logits, target, ignore_index))
     num_valid = regions.true.sum().clamp_min(1)
     predicted, true = regions.predicted / num_valid, regions.true / num_valid
     covariance = regions.overlap.sum() / num_valid - (predicted * true).sum()
@@ -195,14 +152,6 @@ def _lovasz_of_class(probabilities: Tensor, truth: Tensor) -> Tensor:
     return torch.dot(errors, losses.diff(prepend=losses.new_zeros(1)))
 
 
-def _regions(logits: Tensor, target: Tensor, ignore_index: int) -> Regions:
-    pixels = valid_pixels(logits, target, ignore_index)
-    truth = pixels.one_hot()
-    probabilities = pixels.logits.softmax(1) * pixels.valid.unsqueeze(1)
-    dims = (0, 2, 3)
-    return Regions((probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims))
-
-
 def _sizes(sizes: Tensor, smooth: float) -> Tensor:
     """A denominator: only a class that is nowhere has 0, and its score is not looked at."""
     return torch.where(sizes + smooth > 0, sizes + smooth, 1.0)
@@ -220,13 +169,3 @@ def _tversky_index(
     false_negatives = regions.true - regions.overlap
     sizes = regions.overlap + alpha * false_positives + beta * false_negatives
     return (regions.overlap + smooth) / _sizes(sizes, smooth)
-
-
-def _mean_over_present(losses: Tensor, regions: Regions, weights: Tensor | None) -> Tensor:
-    """The mean over the classes of the truth, weighted; 0 where there is none."""
-    counts = (regions.true > 0).to(losses.dtype)
-    if weights is not None:
-        counts = counts * weights
-    scale = counts.sum()
-    total = torch.where(counts > 0, losses * counts, 0.0).sum()
-    return total / torch.where(scale > 0, scale, torch.ones_like(scale))

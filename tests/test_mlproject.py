@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
+
+from unet_pipeline.tracking.store import load_mlflow
+
+load_mlflow()
+
+from mlflow import MlflowClient  # noqa: E402, its import is quiet only as the package does it
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,17 +44,21 @@ def test_every_entry_point_runs(tmp_path: Path) -> None:
     })  # fmt: skip
     folder = runs / "project" / "mine"
     folder = folder if folder.is_dir() else next(runs.glob("*/mine"))
+    run("baselines", data=data, output=tmp_path / "ladder", amp="off", **{
+        "max-steps": 1, "image-size": 32, "set": "model.base_channels=4",
+    })  # fmt: skip
     run("evaluate", model=folder)
     run("predict", images=data / "test" / "images", model=folder, output=masks)
     assert len(list(masks.glob("*.png"))) == 1
 
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("project")
-    made = {
-        record.data.tags["mlflow.project.entryPoint"]: record
-        for record in client.search_runs([experiment.experiment_id])
-    }
-    assert set(made) == {"prepare", "train", "evaluate", "predict"}
+    records = client.search_runs([experiment.experiment_id])
+    entry, parent = "mlflow.project.entryPoint", "mlflow.parentRunId"
+    made = {r.data.tags[entry]: r for r in records if entry in r.data.tags}
+    assert set(made) == {"prepare", "train", "baselines", "evaluate", "predict"}
+    rungs = [r for r in records if r.data.tags.get(parent) == made["baselines"].info.run_id]
+    assert len(rungs) == 4  # majority, mlp, lenet, unet; otsu is for two classes
     assert {record.info.status for record in made.values()} == {"FINISHED"}
     assert made["train"].data.params["data"] == str(data)
     assert "val/mean_iou" in made["train"].data.metrics  # the run that `mlflow run` made, adopted

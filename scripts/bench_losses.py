@@ -18,11 +18,12 @@ from pathlib import Path
 import unet_pipeline as up
 
 SETTINGS = {
-    "model.base_channels": 16,
-    "model.depth": 3,
+    "model.base_channels": 8,
+    "model.depth": 4,
     "training.image_size": 64,
-    "training.batch_size": 16,
-    "training.val_every": 4,
+    "training.batch_size": 8,
+    "training.val_every": 40,
+    "optimizer.lr": 1e-2,
     "output.tracking": "off",
 }
 

@@ -869,3 +869,19 @@ def test_a_nested_run_finds_its_parent_in_any_store(project: Path, tmp_path: Pat
     runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
     assert runs["child"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
     assert "mlflow.parentRunId" not in runs["parent"].data.tags
+
+
+def test_a_nested_run_stands_beside_its_parent_in_whatever_experiment(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    adopted = client.create_run(client.create_experiment("made by mlflow run"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", adopted.info.run_id)
+    options: dict[str, Any] = {"experiment": "mine", "params": {}, "tags": {}, "uri": uri}
+    parent = tracking.start(tmp_path / "parent", run_name="parent", **options)
+    child = tracking.start(tmp_path / "child", run_name="child", parent=parent, **options)
+    child.close("FINISHED")
+    parent.close("FINISHED")
+    (found,) = client.search_runs([adopted.info.experiment_id], "attributes.run_name = 'child'")
+    assert found.data.tags["mlflow.parentRunId"] == adopted.info.run_id

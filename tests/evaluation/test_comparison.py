@@ -43,6 +43,12 @@ def test_the_markdown_has_the_same_rows() -> None:
     assert lines[-2].startswith("| otsu | - | - | - | - | - | otsu parts")
 
 
+def test_a_rung_that_failed_after_training_keeps_what_it_has() -> None:
+    rung = Rung("unet", parameters=7, training_seconds=3.0, run="runs/d/u", note="no | memory")
+    line = comparison_markdown([rung], title="d").splitlines()[-1]
+    assert line == "| unet | - | - | 7 | 3.0 | - | no \\| memory |"
+
+
 def test_the_csv_has_every_digit_and_empty_cells_for_what_does_not_exist() -> None:
     rows = list(csv.DictReader(io.StringIO(comparison_csv(RUNGS).decode())))
     assert [row["name"] for row in rows] == ["majority", "otsu", "unet"]

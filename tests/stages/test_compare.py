@@ -128,19 +128,57 @@ def test_another_network_is_the_top_rung_and_is_not_trained_twice(cells: Path) -
     assert int(rows["mlp"]["parameters"]) == 28 * 28 * 8 + 8 + 8 * 2 + 2
 
 
-def test_a_rung_that_fails_is_a_row_with_the_reason_and_the_others_go_on(
-    cells: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loss_that_a_rung_cannot_use_is_a_row_with_the_reason(cells: Path) -> None:
     arguments = ["train", "--data", str(cells), "--baselines", "--tracking", "off",
                  "--loss", "border_ce", *STEPS, *TINY]  # fmt: skip
-    assert cli.run(arguments) == 2
+    assert cli.run(arguments) == 0
     rows = rows_of(Path("runs/cells/baselines-0001"))
-    assert "border_ce" in rows["mlp"]["note"]
+    assert "border_ce looks at whole masks" in rows["mlp"]["note"]
     assert rows["mlp"]["mean_iou"] == ""
     assert float(rows["unet"]["mean_iou"]) > 0
+
+
+def test_a_rung_that_fails_is_a_row_and_the_others_go_on(
+    cells: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(cells), "--baselines", "--lr", "1e30", *STEPS, *TINY]
+    assert cli.run(arguments) == 6
+    rows = rows_of(Path("runs/cells/baselines-0001"))
+    assert float(rows["majority"]["mean_iou"]) > 0
+    assert "diverged" in rows["mlp"]["note"]
+    assert "diverged" in rows["unet"]["note"]
     captured = capsys.readouterr()
-    assert "unet" in captured.out
+    assert "majority" in captured.out
     assert captured.err.count("error: ") == 1
+    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("cells")
+    runs = {run.info.run_name: run.info for run in client.search_runs([experiment.experiment_id])}
+    assert runs["baselines-0001"].status == "FAILED"
+    assert runs["majority-0002"].status == "FINISHED"
+
+
+def test_the_ladder_begins_with_the_weights_and_network_of_another_run(
+    scenes: Path, session_run: Path
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--baselines", "--weights", str(session_run),
+                 "--tracking", "off", "--device", "cpu", "--image-size", "64", *STEPS]  # fmt: skip
+    assert cli.run(arguments) == 0
+    rows = rows_of(Path("runs/digits/baselines-0001"))
+    assert int(rows["unet"]["parameters"]) == sum(
+        p.numel() for p in up.load_model(session_run).network.parameters()
+    )
+
+
+def test_the_folder_of_the_ladder_says_how_it_was_made(cells: Path) -> None:
+    arguments = ["train", "--data", str(cells), "--baselines", "--model", "lenet", "--loss",
+                 "focal", "--tracking", "off", "--image-size", "32", "--device", "cpu",
+                 *STEPS]  # fmt: skip
+    assert cli.run(arguments) == 0
+    folder = Path("runs/cells/baselines-0001")
+    config = up.load_config(folder / "config.yaml")
+    assert (config.training.loss, config.training.max_steps) == ("focal", 3)
+    assert (folder / "dataset.yaml").is_file()
+    assert "majority" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -189,3 +227,4 @@ def test_sigterm_ends_the_ladder_with_a_run_that_can_go_on(cells: Path) -> None:
     runs = {run.info.run_name: run.info for run in client.search_runs([experiment.experiment_id])}
     assert runs["baselines-0001"].status == "KILLED"
     assert runs["mlp-ce+dice-0004"].status == "KILLED"
+    assert list(rows_of(Path("runs/cells/baselines-0001"))) == ["majority", "otsu"]

@@ -84,6 +84,7 @@ def test_a_patch_network_may_learn_from_whole_crops(scenes: Path) -> None:
         (["--set", "training.balance=1"], "unet learns from whole crops"),
         (["--model", "mlp", "--set", "training.num_pixels=0", "--set", "training.balance=1"],
          "no effect"),
+        (["--model", "mlp", "--device", "cpu", "--amp", "on"], "--amp on has no effect"),
         (["--model", "mlpp"], "did you mean 'mlp'"),
         (["--model", "mlp", "--set", "model.patch_size=0"], "patch_size = 0"),
         (["--initializer", "kaiming"], "did you mean 'kaiming_"),
@@ -132,6 +133,17 @@ def test_an_initializer_without_effect_is_refused(
                  "orthogonal", "--device", "cpu"]  # fmt: skip
     assert cli.run(arguments) == 2
     assert "--initializer orthogonal has no effect" in capsys.readouterr().err
+
+
+def test_a_loss_that_balances_classes_is_not_balanced_twice(scenes: Path) -> None:
+    given = {"data.path": str(scenes), "model.name": "mlp", "output.tracking": "off",
+             "training.max_steps": 1, "training.loss": "ce(class_weights=sqrt)"}  # fmt: skip
+    run = up.train(load_config(overrides=given))
+    settings = load_config(run.folder / "config.yaml").training
+    assert (settings.num_pixels, settings.balance) == (256, 0.0)
+    plain = up.train(load_config(overrides=given | {"model.name": "unet", "training.loss": "ce"}))
+    settings = load_config(plain.folder / "config.yaml").training
+    assert (settings.num_pixels, settings.balance) == (None, None)
 
 
 def test_balanced_weights_come_from_the_training_masks(scenes: Path) -> None:

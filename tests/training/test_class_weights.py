@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.training.losses import LOSSES, cross_entropy, parse_loss
+from unet_pipeline.training.losses import LOSSES, ce, parse_loss
 from unet_pipeline.training.losses.class_weights import (
     Rule,
     weights_as_tensor,
@@ -121,7 +121,7 @@ def test_a_list_that_does_not_fit_is_refused_in_one_line(
 def test_the_largest_and_the_smallest_weights_do_not_overflow_over_many_pixels() -> None:
     logits, target = torch.zeros(1, 2, 1000, 1000), torch.zeros(1, 1000, 1000, dtype=torch.int64)
     for weight in (1e30, 1e-30):
-        value = cross_entropy(logits, target, class_weights=[weight, 0])
+        value = ce(logits, target, class_weights=[weight, 0])
         assert value.item() == pytest.approx(math.log(2), rel=1e-5)
 
 
@@ -140,9 +140,7 @@ def test_balanced_weights_are_those_of_the_pixel_counts(name: str, rule: str) ->
 def test_the_square_root_of_balanced_weights_is_a_rule_too() -> None:
     logits, target = case()
     loss = parse_loss("dice + ce(class_weights=sqrt)", class_pixel_counts=[4, 1, 1])
-    expected = cross_entropy(
-        logits, target, class_weights=[math.sqrt(0.5), math.sqrt(2), math.sqrt(2)]
-    )
+    expected = ce(logits, target, class_weights=[math.sqrt(0.5), math.sqrt(2), math.sqrt(2)])
     torch.testing.assert_close(loss.loss_parts(logits, target)["ce(class_weights=sqrt)"], expected)
 
 

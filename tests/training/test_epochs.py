@@ -155,6 +155,16 @@ def test_what_is_ignored_can_be_chosen() -> None:
         assert result.accuracy == 0.75
 
 
+def test_the_label_255_is_void_in_masks_and_a_class_among_labels() -> None:
+    labels = torch.tensor([255, 3, 4])
+    logits = F.one_hot(labels, 300).float()
+    logits[1] = logits[0]  # the second is missed
+    of_labels = validate_epoch(nn.Identity(), [(logits, labels)], F.cross_entropy)
+    assert of_labels.accuracy == pytest.approx(2 / 3)
+    maps = (logits[..., None, None], labels[:, None, None])
+    assert validate_epoch(nn.Identity(), [maps], F.cross_entropy).accuracy == 0.5
+
+
 def test_an_ignored_class_counts_for_nothing_where_it_is_hit() -> None:
     model, (inputs, _) = classifier(), labelled(20)
     right = model(inputs).argmax(1)

@@ -26,7 +26,7 @@ from unet_pipeline.training.losses import (
     CRITERIA,
     LOSSES,
     NEED_MAPS,
-    cross_entropy,
+    ce,
     dice,
     parse_loss,
 )
@@ -259,8 +259,7 @@ def ce_(x: Array, y: Array, *, label_smoothing: float = 0.0, class_weights: Any 
     total = 0.0
     for row, c in zip(x, y, strict=True):
         costs = np.log(np.exp(row).sum()) - row
-        total += (1 - label_smoothing) * w[c] * costs[c]
-        total += label_smoothing / len(row) * (w * costs).sum()
+        total += w[c] * ((1 - label_smoothing) * costs[c] + label_smoothing * costs.mean())
     return float(total / w[y].sum())
 
 
@@ -666,7 +665,7 @@ def test_objects_of_one_image_make_no_gap_in_another() -> None:
     target = torch.zeros(2, 5, 5, dtype=torch.int64)
     target[0, 2, 2] = target[1, 2, 3] = 1
     logits = case(n=2, k=2, size=(5, 5))[0]
-    torch.testing.assert_close(LOSSES["border_ce"](logits, target), cross_entropy(logits, target))
+    torch.testing.assert_close(LOSSES["border_ce"](logits, target), ce(logits, target))
 
 
 # ---- gradients and options
@@ -896,13 +895,13 @@ def test_kl_div_is_the_cross_entropy_less_the_entropy_of_the_smoothed_truth() ->
     logits, target = case()
     entropy = -(0.775 * math.log(0.775) + 3 * 0.075 * math.log(0.075))  # 1 - e + e/4, and e/4
     value = LOSSES["kl_div"](logits, target, label_smoothing=0.3)
-    close(value, cross_entropy(logits, target, label_smoothing=0.3) - entropy)
+    close(value, ce(logits, target, label_smoothing=0.3) - entropy)
 
 
 def test_poisson_nll_at_the_best_common_factor_of_its_rates_is_cross_entropy_plus_one() -> None:
     logits, target = case()
     value = LOSSES["poisson_nll"](logits.log_softmax(1), target)
-    close(value, cross_entropy(logits, target) + 1)
+    close(value, ce(logits, target) + 1)
     for factor in (0.9, 1.1):
         other = LOSSES["poisson_nll"](logits.log_softmax(1) + math.log(factor), target)
         assert other > value + 1e-3
@@ -927,6 +926,20 @@ def test_a_batch_of_classes_without_weight_costs_nothing_and_teaches_nothing(nam
     value, gradient = value_and_gradient(name, logits, target, class_weights=[0, 1])
     assert value.item() == 0
     assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("name", with_option("label_smoothing"))
+def test_smoothing_brings_no_pixel_back_whose_class_has_no_weight(name: str) -> None:
+    # the fault it must not have: 4096 pixels of weight 0 beside one of weight 1 cost 367 times as
+    # much, because their smoothed terms were counted and their weights were not
+    logits, target = torch.randn(1, 2, 64, 64), torch.zeros(1, 64, 64, dtype=torch.int64)
+    options: Options = {"class_weights": [0, 1], "label_smoothing": 0.1}
+    assert LOSSES[name](logits, target, **options).item() == 0
+    target[0, 5, 7] = 1
+    alone = LOSSES[name](
+        logits[..., 5:6, 7:8], target[..., 5:6, 7:8], label_smoothing=options["label_smoothing"]
+    )
+    close(LOSSES[name](logits, target, **options), alone)
 
 
 # ---- numbers that are narrow, extreme, few or many
@@ -1024,7 +1037,7 @@ def test_their_mcc_knows_two_classes_and_no_ignored_pixel() -> None:
 
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_number_of_classes() -> None:
     _, target = case()
-    assert cross_entropy(torch.zeros(3, 4, 5, 7), target).item() == pytest.approx(math.log(4))
+    assert ce(torch.zeros(3, 4, 5, 7), target).item() == pytest.approx(math.log(4))
 
 
 def test_cross_entropy_has_the_value_worked_out_by_hand() -> None:
@@ -1032,12 +1045,12 @@ def test_cross_entropy_has_the_value_worked_out_by_hand() -> None:
     logits = torch.tensor([0.0, math.log(3)]).reshape(1, 2, 1, 1).expand(1, 2, 1, 3)
     target = torch.tensor([[[1, 0, 255]]])
     expected = (-math.log(3 / 4) - math.log(1 / 4)) / 2
-    assert cross_entropy(logits, target).item() == pytest.approx(expected)
+    assert ce(logits, target).item() == pytest.approx(expected)
     weighted = (-3 * math.log(3 / 4) - math.log(1 / 4)) / 4
-    assert cross_entropy(logits, target, class_weights=[1, 3]).item() == pytest.approx(weighted)
+    assert ce(logits, target, class_weights=[1, 3]).item() == pytest.approx(weighted)
     smooth = (-0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4)) / 2
     smooth += (-0.9 * math.log(1 / 4) - 0.1 * math.log(3 / 4)) / 2
-    assert cross_entropy(logits, target, label_smoothing=0.2).item() == pytest.approx(smooth)
+    assert ce(logits, target, label_smoothing=0.2).item() == pytest.approx(smooth)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -1052,9 +1065,9 @@ def test_cross_entropy_equals_the_formula_written_out_in_numpy(
     total = scale = 0.0
     for row, label in zip(minus_log_p.reshape(-1, 4), y.ravel(), strict=True):
         if label != 255:
-            total += (1 - smoothing) * w[label] * row[label] + smoothing / 4 * (w * row).sum()
+            total += w[label] * ((1 - smoothing) * row[label] + smoothing / 4 * row.sum())
             scale += w[label]
-    value = cross_entropy(logits, target, label_smoothing=smoothing, class_weights=weights)
+    value = ce(logits, target, label_smoothing=smoothing, class_weights=weights)
     assert value.item() == pytest.approx(total / scale, rel=1e-5)
 
 
@@ -1103,11 +1116,11 @@ def test_an_expression_is_the_weighted_sum_of_its_parts() -> None:
     loss = parse_loss("ce(label_smoothing=0.1) + 0.5*dice + 2*(dice(smooth=0) + ce)")
     parts = loss.loss_parts(logits, target)
     assert list(parts) == ["ce(label_smoothing=0.1)", "dice", "dice(smooth=0)", "ce"]
-    expected = cross_entropy(logits, target, label_smoothing=0.1) + dice(logits, target) / 2
-    expected += 2 * dice(logits, target, smooth=0) + 2 * cross_entropy(logits, target)
+    expected = ce(logits, target, label_smoothing=0.1) + dice(logits, target) / 2
+    expected += 2 * dice(logits, target, smooth=0) + 2 * ce(logits, target)
     torch.testing.assert_close(loss(logits, target), expected)
     torch.testing.assert_close(loss.total(parts), expected)
-    assert torch.equal(parts["ce"], cross_entropy(logits, target))
+    assert torch.equal(parts["ce"], ce(logits, target))
 
 
 @pytest.mark.parametrize("expression", ["dice", " dice ", "1*dice", "(dice)", "dice*1.0", "dice()"])
@@ -1123,7 +1136,7 @@ def test_weights_of_parentheses_multiply() -> None:
 
 def test_class_weights_reach_the_loss_through_an_expression() -> None:
     logits, target = case()
-    expected = cross_entropy(logits, target, class_weights=[1, 2, 3, 4])
+    expected = ce(logits, target, class_weights=[1, 2, 3, 4])
     value = parse_loss("ce(class_weights=[1, 2, 3, 4])", num_classes=4)(logits, target)
     assert torch.equal(value, expected)
 
@@ -1160,6 +1173,9 @@ def test_the_ignore_index_of_a_run_reaches_every_term() -> None:
         ("().__class__", "cannot read the loss"),
         ("losses.ce()", "cannot read the loss"),
         ("ce\0", "cannot read the loss"),
+        ("ce(label_smoothing={[1]: 2})", "cannot read the loss"),
+        ("ce(label_smoothing=0.1, label_smoothing=0.2)", "label_smoothing is given twice"),
+        ("1" * 400 + "*ce", "weight inf"),
         ("(" * 900 + "ce" + ")" * 90, "cannot read the loss"),
         ("-" * 990 + "ce", "cannot read the loss"),
         ("ce" + " + dice" * 1000, "characters"),
@@ -1252,7 +1268,7 @@ def test_zero_is_refused_where_nothing_would_be_left(expression: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if not options_of(name)])
 def test_a_loss_without_options_says_so(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} has none"):
+    with pytest.raises(UserError, match=f"{name} has no options; write {name} alone"):
         parse_loss(f"{name}(1)")
     with pytest.raises(UserError, match="no option 'smooth'"):
         parse_loss(f"{name}(smooth=1)")

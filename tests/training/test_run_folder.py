@@ -57,7 +57,7 @@ def test_a_name_never_leaves_the_folder(name: str, tmp_path: Path) -> None:
 def test_the_run_folder_of_a_model_is_found(tmp_path: Path) -> None:
     (tmp_path / runs.CONFIG_NAME).touch()
     assert runs.find_run_folder(tmp_path) is None  # a config alone may belong to anything
-    (tmp_path / runs.HISTORY_NAME).touch()
+    (tmp_path / runs.BEST_NAME).touch()
     assert runs.find_run_folder(tmp_path) == tmp_path
     assert runs.find_run_folder(tmp_path / runs.BEST_NAME) == tmp_path
     assert runs.find_run_folder(tmp_path.parent / "model.safetensors") is None

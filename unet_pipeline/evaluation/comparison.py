@@ -68,7 +68,8 @@ def comparison_markdown(rungs: Sequence[Rung], *, title: str) -> str:
     lines = [f"**{title}**", "", "| model | " + " | ".join(_COLUMNS) + " | run |"]
     lines.append("|---|" + "---:|" * len(_COLUMNS) + "---|")
     for rung in rungs:
-        lines.append(f"| {rung.name} | {' | '.join(_cells(rung))} | {_last(rung)} |")
+        last = _last(rung).replace("|", "\\|")
+        lines.append(f"| {rung.name} | {' | '.join(_cells(rung))} | {last} |")
     return "\n".join(lines) + "\n"
 
 
@@ -156,7 +157,7 @@ def _cells(rung: Rung) -> list[str]:
     return [
         figure(rung.mean_iou, 4),
         figure(rung.mean_dice, 4),
-        "-" if rung.note else f"{rung.parameters:,}",
+        f"{rung.parameters:,}" if rung.run else "-",
         figure(rung.training_seconds, 1),
         figure(rung.megapixels_per_second, 2),
     ]

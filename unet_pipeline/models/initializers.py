@@ -172,7 +172,7 @@ def notes(
 ) -> list[Rule]:
     """The learning notes, layer by layer; kinds they do not name stay as they were built.
 
-    Conv2d and our Conv2D: weight as `conv` says, both for the gain of their entry here, bias 0.3.
+    Conv2d and our Conv2D: weight as the entry named by `conv` draws it by default, bias 0.3.
     Linear: weight normal with mean 0.1 and std 1, or all 0.3, bias 0. BatchNorm: weight 1, bias 0.
     To follow the notes with: the mean of 0.1 and the std of 1 are too much for wide layers.
     """

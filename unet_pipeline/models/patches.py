@@ -2,7 +2,7 @@
 
 Each pixel gets the class of the patch around it, as Ciresan et al. 2012 segmented membranes. Here
 the small networks of the learning notes do so: dense evaluation in one pass for whole images, and
-single patches for training, where a few hundred pixels an image teach as much as all of them.
+single patches for training, which may take a few hundred pixels of an image instead of all.
 """
 
 from __future__ import annotations

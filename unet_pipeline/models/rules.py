@@ -33,7 +33,8 @@ class MajorityClass(nn.Module):
 class OtsuThreshold(nn.Module):
     """Two classes, parted by the brightness that parts each image best (Otsu 1979).
 
-    The brightness of a pixel is the mean of its channels, the threshold that of its own image. The
+    The brightness of a pixel is the mean of its normalised channels, the threshold that of its own
+    image, or window, where one is cut. The
     logit of class 1 is `sign` (brightness - threshold): `sign` is 1 where class 1 is the brighter
     one, -1 where it is the darker, and that of class 0 is 0. An image of one brightness is all
     class 0.
@@ -63,8 +64,8 @@ def otsu_threshold(values: torch.Tensor) -> torch.Tensor:
     their range and type do not matter; halfway between the two values that it parts. Where all
     are equal, that value.
     """
-    ordered = values.flatten().double().sort().values
-    below = torch.arange(1, len(ordered), device=values.device)
+    ordered = values.flatten().cpu().double().sort().values  # not every device has float64
+    below = torch.arange(1, len(ordered))
     above = len(ordered) - below
     sums = ordered.cumsum(0)
     means = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
@@ -72,4 +73,4 @@ def otsu_threshold(values: torch.Tensor) -> torch.Tensor:
     if not len(between) or between.max() < 0:
         return values.flatten()[0]
     best = between.argmax()
-    return ((ordered[best] + ordered[best + 1]) / 2).to(values.dtype)
+    return ((ordered[best] + ordered[best + 1]) / 2).to(values)

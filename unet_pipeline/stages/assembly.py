@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
             f"model {config.model.name} has nothing to train: `unet train --baselines` scores it "
             "beside the networks"
         )
-    config = _as_the_weights(config)
+    config = as_the_weights(config)
     most = 4 * num_cores()
     if (config.runtime.workers or 0) > most:
         raise UserError(
@@ -157,6 +158,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         by_patches=config.model.name in PATCH_NETWORKS,
         num_pixels=training.num_pixels,
         balance=training.balance,
+        loss_balances=bool(re.search(r"class_weights\s*=\s*['\"]?[a-z]", training.loss)),
     )
     tree = config.model_dump()
     tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
@@ -186,7 +188,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     return TrainConfig.model_validate(tree), plan
 
 
-def _as_the_weights(config: TrainConfig) -> TrainConfig:
+def as_the_weights(config: TrainConfig) -> TrainConfig:
     """`config` with the network of the weights it starts from, where it leaves the network open."""
     if config.model.weights is None:
         return config
@@ -205,7 +207,7 @@ def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
     counts = ", ".join(f"{n} {split}" for split, n in manifest.facts.num_samples.items())
     classes = manifest.facts.classes
     device = choose_device(config.runtime.device)
-    precision = choose_precision(config.runtime.amp, device) or torch.float32
+    precision = _precision(config, device) or torch.float32
     rows: list[tuple[str, Any, str]] = [
         ("data", manifest.facts.name, counts),
         ("classes", classes.num_classes, ", ".join(classes.names)),
@@ -219,7 +221,7 @@ def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
 def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
     """The parts that a completed `config` asks for; the network's weights follow from its seed."""
     device = choose_device(config.runtime.device)
-    autocast_dtype = choose_precision(config.runtime.amp, device)
+    autocast_dtype = _precision(config, device)
     loss = build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
     segmenter = place(_build_segmenter(config, manifest.facts), device)
@@ -239,6 +241,18 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
         cache=cache,
         autocast_dtype=autocast_dtype,
     )
+
+
+def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """What the network of `config` computes in on `device`; None is float32."""
+    if config.model.name in PATCH_NETWORKS and device.type == "cpu":
+        if config.runtime.amp == "on":
+            raise UserError(
+                f"--amp on has no effect: {config.model.name} computes in float32 on a CPU, where "
+                "bf16 was far slower; leave it out"
+            )
+        return None
+    return choose_precision(config.runtime.amp, device)
 
 
 def without_pretrained(config: TrainConfig) -> TrainConfig:

@@ -183,7 +183,7 @@ def start_tracking(
         folder,
         experiment=experiment,
         run_name=folder.name,
-        params=_headline(config, manifest) if params is None else params,
+        params=headline(config, manifest) if params is None else params,
         tags={
             **{f"unet.{name}": value for name, value in machine.items()},
             "unet.dataset": facts.name,
@@ -203,7 +203,7 @@ def start_tracking(
     return track
 
 
-def _headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+def headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
     """The settings as MLflow's params, without what is not set and where things lie.
 
     MLflow writes all params above every picture of a comparison: config.yaml has the rest.

@@ -68,13 +68,18 @@ RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What `train` has made: the run folder, its best validation scores, where to look at it."""
+    """What `train` has made: the run folder, its best validation scores, where to look at it.
+
+    seconds: wall clock until the last validation was saved. stop_code: the exit code of a signal
+    that came when there was nothing left to stop.
+    """
 
     folder: Path
     best: dict[str, float]
     steps: int
     seconds: float
     tracking_url: str | None
+    stop_code: int | None = None
 
     def summary(self) -> dict[str, Any]:
         """JSON-able."""
@@ -203,6 +208,7 @@ def _run(session: Session) -> TrainedRun:
                     f"unet train --resume {shlex.quote(str(session.folder))}",
                     stop.exit_code,
                 )
+            seconds = session.position.elapsed()
             _finish(session)
         status = "FINISHED"
     finally:
@@ -211,7 +217,12 @@ def _run(session: Session) -> TrainedRun:
     reached, position = session.reached, session.position
     say_what_next(session)
     return TrainedRun(
-        session.folder, reached.best, position.step, position.elapsed(), session.track.url
+        session.folder,
+        reached.best,
+        position.step,
+        seconds,
+        session.track.url,
+        stop.exit_code if stop else None,
     )
 
 

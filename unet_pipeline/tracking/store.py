@@ -88,7 +88,14 @@ def connect(identity: Identity, uri: str) -> Connection:
         client = MlflowClient(uri)
         run = _recorded_run(client, identity)
         if run is None:
-            run = _keyed_run(client, _experiment_id(client, identity.experiment, uri), identity)
+            # beside its parent, which `mlflow run` may have put into an experiment of its own
+            parent = _parent_run(client, identity)
+            experiment_id = (
+                parent.info.experiment_id
+                if parent is not None
+                else _experiment_id(client, identity.experiment, uri)
+            )
+            run = _keyed_run(client, experiment_id, identity)
         _nest(client, run, identity)
         _furnish(client, run.info.experiment_id, identity.leaderboard)
     return Connection(client, run.info.experiment_id, run.info.run_id)
@@ -207,9 +214,18 @@ def _nest(client: MlflowClient, run: MlflowRun, identity: Identity) -> None:
     """Show the run below its parent, as soon as the store has that one."""
     if identity.parent is None or _PARENT_TAG in run.data.tags:
         return
-    condition = f"tags.`{RUN_KEY}` = '{identity.parent}'"
-    for parent in client.search_runs([run.info.experiment_id], condition):
+    parent = _parent_run(client, identity)
+    if parent is not None:
         client.set_tag(run.info.run_id, _PARENT_TAG, parent.info.run_id)
+
+
+def _parent_run(client: MlflowClient, identity: Identity) -> MlflowRun | None:
+    """The run that `identity` is nested in; None where there is none, or the store lacks it yet."""
+    if identity.parent is None:
+        return None
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, f"tags.`{RUN_KEY}` = '{identity.parent}'")
+    return found[0] if found else None
 
 
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:

@@ -125,7 +125,7 @@ def train_steps(
             torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None),
             _single_value_errors(),
         ):
-            logits = model(inputs, *(part.to(device) for part in rest[1:] if part is not None))
+            logits = model(inputs, *points_of(rest, device))
         watch(logits, targets)
         value = loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
@@ -145,6 +145,11 @@ def train_steps(
         position.samples += len(inputs)
         position.loss_sum += mean * len(inputs)
         after_step()
+
+
+def points_of(rest: Sequence[Any], device: torch.device) -> list[Tensor]:
+    """What goes to the model beside the inputs: the points of a batch that has any."""
+    return [part.to(device, non_blocking=True) for part in rest[1:] if part is not None]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.errors import UserError
 from unet_pipeline.runtime import evaluation_mode, keeping_modes
-from unet_pipeline.training.engine import Position, train_steps
+from unet_pipeline.training.engine import Position, points_of, train_steps
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,12 +39,15 @@ class EpochResult:
 class _Hits:
     """Counts how often the largest logit (N, K, ...) is that of the target (N, ...)."""
 
-    def __init__(self, ignore_index: int) -> None:
+    def __init__(self, ignore_index: int | None) -> None:
         self.ignore_index = ignore_index
         self.hits = self.total = 0
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        valid = targets != self.ignore_index
+        void = self.ignore_index
+        if void is None and targets.ndim > 1:
+            void = IGNORE_INDEX
+        valid = torch.ones_like(targets, dtype=torch.bool) if void is None else targets != void
         self.hits += int(((logits.detach().argmax(1) == targets) & valid).sum())
         self.total += int(valid.sum())
 
@@ -58,13 +61,14 @@ def train_epoch(
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     *,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
 ) -> EpochResult:
     """Take one step for each batch of `loader`; the loss and accuracy are those met on the way.
 
     loader: yields (inputs, targets): inputs (N, ...), and class indices, (N,) for classification or
     (N, H, W) for segmentation. They go to the device of the model.
     loss: loss(logits, targets) -> the mean over the batch.
+    ignore_index: what the accuracy leaves out; None is 255 in masks, and nothing among labels.
 
     Trains in training mode with gradients, wherever it is called, and leaves modes as they were.
     Raises `UserError` for a loader without batches, `DivergedError` for a loss that is not finite.
@@ -81,20 +85,20 @@ def validate_epoch(
     loader: Iterable[Sequence[Any]],
     loss: Loss,
     *,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
 ) -> EpochResult:
     """The loss and accuracy of `model` over `loader`, which teaches it nothing.
 
-    loader, loss: as for `train_epoch`. In evaluation mode without gradients; both are afterwards as
-    they were. Raises `UserError` for a loader without batches.
+    loader, loss, ignore_index: as for `train_epoch`. In evaluation mode without gradients; both are
+    afterwards as they were. Raises `UserError` for a loader without batches.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     hits, loss_sum, num_samples = _Hits(ignore_index), 0.0, 0
     with evaluation_mode(model):
-        for inputs, targets, *_ in loader:
+        for inputs, targets, *rest in loader:
             targets = targets.to(device).long()
-            logits = model(inputs.to(device))
+            logits = model(inputs.to(device), *points_of(rest, device))
             loss_sum += float(loss(logits, targets)) * len(inputs)
             num_samples += len(inputs)
             hits.add(logits, targets)

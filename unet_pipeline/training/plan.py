@@ -12,7 +12,8 @@ from unet_pipeline.errors import UserError
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_NUM_PIXELS = (256, "patches a crop: neighbouring ones teach almost the same")
+_NUM_PIXELS = (256, "patches a crop, not all: neighbouring ones are almost the same")
+_NO_BALANCE = (0.0, "patches as classes occur: the loss weighs the classes already")
 _BALANCE = (0.5, "half of the patches with all classes alike, half as they occur")
 
 
@@ -25,7 +26,7 @@ class Plan:
     val_every: int
     workers: int
     window: int
-    num_pixels: int
+    num_pixels: int | None
     balance: float | None
     model_options: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
@@ -60,6 +61,7 @@ def make_plan(
     by_patches: bool = False,
     num_pixels: int | None = None,
     balance: float | None = None,
+    loss_balances: bool = False,
     image_size: int | Size | None = None,
     batch_size: int | None = None,
     val_every: int | None = None,
@@ -70,6 +72,7 @@ def make_plan(
 
     cached: whether the decoded images fit in memory, so that loading costs little.
     by_patches: the network classifies patches, so it can learn from a few pixels of each image.
+    loss_balances: the loss weighs classes by how rare they are.
     Raises `UserError` for pixels or balance given to any other network.
     """
     reasons: dict[str, str] = {}
@@ -83,11 +86,9 @@ def make_plan(
             f"training.num_pixels and training.balance are for patch networks (mlp, lenet): "
             f"{model} learns from whole crops: leave them out"
         )
-    if by_patches:
-        num_pixels = decide("num_pixels", num_pixels, _NUM_PIXELS)
-    num_pixels = num_pixels or 0
+    num_pixels = decide("num_pixels", num_pixels, _NUM_PIXELS) if by_patches else None
     if num_pixels:
-        balance = decide("balance", balance, _BALANCE)
+        balance = decide("balance", balance, _NO_BALANCE if loss_balances else _BALANCE)
     elif balance is not None:
         raise UserError("training.balance has no effect with num_pixels = 0: leave it out")
     if isinstance(image_size, int):

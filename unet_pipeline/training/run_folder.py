@@ -64,7 +64,7 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
 def find_run_folder(model: Path) -> Path | None:
     """The run folder that `model` is, or lies in; None for a model file from elsewhere."""
     folder = model if model.is_dir() else model.parent
-    is_run = (folder / CONFIG_NAME).is_file() and (folder / HISTORY_NAME).is_file()
+    is_run = (folder / CONFIG_NAME).is_file() and (folder / BEST_NAME).is_file()
     return folder if is_run else None
 
 

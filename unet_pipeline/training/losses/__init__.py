@@ -14,7 +14,7 @@ from __future__ import annotations
 from unet_pipeline.training.losses.catalogue import LOSSES, NEED_MAPS
 from unet_pipeline.training.losses.criteria import CRITERIA
 from unet_pipeline.training.losses.expression import LossSum, LossTerm, parse_loss
-from unet_pipeline.training.losses.pixelwise import cross_entropy
+from unet_pipeline.training.losses.pixelwise import ce
 from unet_pipeline.training.losses.regions import dice
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "NEED_MAPS",
     "LossSum",
     "LossTerm",
-    "cross_entropy",
+    "ce",
     "dice",
     "parse_loss",
 ]

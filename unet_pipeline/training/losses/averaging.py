@@ -1,8 +1,8 @@
 """From what a pixel or a class costs to a loss: the mean, weighed by class, in float32.
 
-A loss is written as the costs alone; the decorators here add what all of them share. The options
-`ignore_index` and `class_weights` come with them, so that every loss has both, and the signature
-says so to whoever asks (the catalogue does).
+A loss is written as the costs alone; the decorators here add what such losses share. The options
+`ignore_index` and `class_weights` come with them, and the signature says so to whoever asks (the
+catalogue does).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 from unet_pipeline.training.losses.hard_pixels import border_ce, focal, ohem, topk
 from unet_pipeline.training.losses.pixelwise import (
     bce,
-    cross_entropy,
+    ce,
     kl_div,
     l1,
     mse,
@@ -29,7 +29,7 @@ from unet_pipeline.training.losses.regions import (
 )
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "ce": cross_entropy,
+    "ce": ce,
     "dice": dice,
     "jaccard": jaccard,
     "tversky": tversky,

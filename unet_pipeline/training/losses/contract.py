@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unet_pipeline.errors import UserError
 
-Options = ParamSpec("Options")
-Loss = Callable[Concatenate[Tensor, Tensor, Options], Tensor]
+_Options = ParamSpec("_Options")
+_Loss = Callable[Concatenate[Tensor, Tensor, _Options], Tensor]
 
 
 class Pixels(NamedTuple):
@@ -51,18 +51,18 @@ def valid_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
     )
 
 
-def in_float32(loss: Loss[Options]) -> Loss[Options]:
+def in_float32(loss: _Loss[_Options]) -> _Loss[_Options]:
     """`loss` computed in float32 at least, whatever the autocast around it."""
 
     @functools.wraps(loss)
     def computed(
-        logits: Tensor, target: Tensor, *args: Options.args, **options: Options.kwargs
+        logits: Tensor, target: Tensor, *args: _Options.args, **options: _Options.kwargs
     ) -> Tensor:
         wide = logits if logits.dtype == torch.float64 else logits.float()
         with torch.autocast(logits.device.type, enabled=False):
             return loss(wide, target, *args, **options)
 
-    return cast("Loss[Options]", computed)
+    return cast("_Loss[_Options]", computed)
 
 
 def require(ok: bool, message: str) -> None:

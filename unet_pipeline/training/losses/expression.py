@@ -129,9 +129,14 @@ def _summands(node: ast.expr, expression: str, weight: float) -> list[tuple[floa
 
 
 def _number(node: ast.expr) -> float | None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return None if isinstance(node.value, bool) else float(node.value)
-    return None
+    if not isinstance(node, ast.Constant) or isinstance(node.value, bool):
+        return None
+    if not isinstance(node.value, int | float):
+        return None
+    try:
+        return float(node.value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _component(
@@ -145,6 +150,8 @@ def _component(
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise _unreadable(expression, node)
+            if keyword.arg in options:
+                raise UserError(f"loss {expression!r}: {keyword.arg} is given twice; keep one")
             options[keyword.arg] = _option_value(keyword.value, expression)
     if not isinstance(function, ast.Name):
         raise _unreadable(expression, node)
@@ -152,11 +159,13 @@ def _component(
     factory = _lookup(name)
     known = complete(factory, {}, label=name, given=("ignore_index",))
     if isinstance(node, ast.Call) and node.args:
+        example = f"written by its name: {name}({next(iter(known), '')}=...)"
         raise UserError(
-            f"loss {expression!r}: an option of {name} is written by its name: "
-            + (f"{name}({next(iter(known))}=...); its options are {', '.join(known)}" if known
-               else f"but {name} has none")
-        )  # fmt: skip
+            f"loss {expression!r}: an option of {name} is {example}; "
+            f"its options are {', '.join(known)}"
+            if known
+            else f"loss {expression!r}: {name} has no options; write {name} alone"
+        )
     options = complete(factory, options, label=f"loss {name}", given=("ignore_index",))
     return ast.unparse(node), factory, options
 
@@ -167,7 +176,7 @@ def _option_value(node: ast.expr, expression: str) -> Any:
         return node.id
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise _unreadable(expression, node) from error
 
 

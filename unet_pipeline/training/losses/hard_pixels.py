@@ -112,9 +112,10 @@ def border_ce(
         w(i) = w(y_i) + w0 exp(-(d1(i) + d2(i))^2 / (2 sigma^2))
 
     for background pixels, with d1 and d2 the distances in pixels to the nearest and the second
-    nearest object; inside objects, and where there is no second one, w(i) = w(y_i). The loss is
-    sum_i w(i) (-log p_i(y_i)) / sum_i w(i) (Ronneberger et al. 2015, equations 1 and 2; w0 = 10
-    and sigma = 5 are theirs). See `border_weights` for what an object is.
+    nearest object; inside objects, and where there is no second one, w(i) = w(y_i). The map is
+    that of Ronneberger et al. 2015, equation 2, w0 = 10 and sigma = 5 are theirs. Ours are the
+    limit to background, and the mean: the loss is sum_i w(i) (-log p_i(y_i)) / sum_i w(i), where
+    their equation 1 has the sum alone. See `border_weights` for what an object is.
 
     The distances are computed on the CPU from the target of each batch, crops and all.
     """

@@ -15,50 +15,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.training.losses.averaging import pixel_loss
-from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
-from unet_pipeline.training.losses.contract import Pixels, in_float32, require, valid_pixels
+from unet_pipeline.training.losses.contract import Pixels, require
 
 _EPS = 1e-8  # named, so that poisson_nll can tell that it was set where it plays no part
 
 
-@in_float32
-def cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    label_smoothing: float = 0.0,
-    class_weights: ClassWeights = None,
-) -> Tensor:
+@pixel_loss
+def ce(pixels: Pixels, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the softmax, averaged over the valid pixels: the first one to try.
 
-        l_i = -log p_i(y_i)
+        l_i = -sum_c q_i(c) log p_i(c),   q_i = (1 - e) t_i + e / K
 
-    With label smoothing e, the truth is (1 - e) on y_i plus e/K on every class:
-    w(y_i) l_i = (1 - e) w(y_i) (-log p_i(y_i)) + e/K sum_c w(c) (-log p_i(c)),
-    divided by the same sum (Szegedy et al. 2016, "Rethinking the Inception Architecture").
-    Equal logits give log K. Classes of weight 0 take no part.
+    without smoothing -log p_i(y_i); equal logits give log K. A pixel weighs what its true class
+    does, smoothed or not, so that a class of weight 0 takes no part. (torch weighs each term of a
+    smoothed sum by its own class, but still divides by the weights of the true ones: where these
+    are small, the mean has no bound.)
 
-    label_smoothing: e, from 0 up to, not including, 1.
-    Raises `UserError` for options out of range.
+    label_smoothing: e, from 0 up to, not including, 1 (Szegedy et al. 2016, "Rethinking the
+    Inception Architecture").
     """
     require(0 <= label_smoothing < 1, f"ce: label_smoothing = {label_smoothing}: use 0 up to 1")
-    pixels = valid_pixels(logits, target, ignore_index)
-    weights = weights_as_tensor(class_weights, pixels.logits, label="ce")
-    total = F.cross_entropy(
-        pixels.logits,
-        target,
-        weight=weights,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction="sum",
+    return F.cross_entropy(
+        pixels.logits, pixels.labels, label_smoothing=label_smoothing, reduction="none"
     )
-    if weights is None:
-        return total / pixels.valid.sum().clamp_min(1)
-    scale = (weights[pixels.labels] * pixels.valid).sum()
-    return total / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 @pixel_loss
@@ -180,7 +160,7 @@ def multi_margin(pixels: Pixels, *, p: Literal[1, 2] = 1, margin: float = 1.0) -
 
         l_i = 1/K sum_{c != y_i} max(0, margin - x_i(y_i) + x_i(c))^p
 
-    Pixels that keep the margin teach nothing (Crammer and Singer 2001, summed over classes).
+    Pixels that keep the margin teach nothing (Weston and Watkins 1999).
     """
     require(0 < margin < math.inf, f"multi_margin: margin = {margin}: use a number above 0")
     return F.multi_margin_loss(

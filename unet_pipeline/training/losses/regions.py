@@ -85,12 +85,14 @@ def focal_tversky(
     gamma: float = 4 / 3,
     smooth: float = 1.0,
 ) -> Tensor:
-    """Tversky with a power that makes badly found classes weigh more (Abraham and Khan 2019).
+    """Tversky with a power, which moves the weight between good and bad classes.
 
         loss = mean_c (1 - TI_c)^(1 / gamma),   TI_c as in `tversky`
 
-    gamma = 1 is `tversky`; theirs is 4/3. (They call alpha what others call beta: here alpha is
-    the price of false positives, as in `tversky`.)
+    Abraham and Khan 2019. The slope in TI is (1 / gamma) (1 - TI)^(1 / gamma - 1): above 1, as
+    their 4/3, it grows as a class gets better, so that training does not stall close to the end;
+    below 1, badly found classes weigh more; 1 is `tversky`. (They call alpha what others call
+    beta: here alpha is the price of false positives, as in `tversky`.)
 
     gamma: above 0. The other options as for `tversky`.
     """

@@ -37,10 +37,10 @@ from unet_pipeline.models import (
 from unet_pipeline.runtime import choose_device
 from unet_pipeline.stages.assembly import (
     as_the_weights,
-    build_loss,
     complete_config,
     open_data,
 )
+from unet_pipeline.stages.building import build_loss
 from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.fitting import fit_rule
 from unet_pipeline.stages.measuring import (

@@ -20,7 +20,8 @@ from unet_pipeline.evaluation import pair
 from unet_pipeline.inference import predict_image
 from unet_pipeline.models import Segmenter, save_model
 from unet_pipeline.runtime import choose_device, describe_machine
-from unet_pipeline.stages.assembly import Parts, decided
+from unet_pipeline.stages.assembly import decided
+from unet_pipeline.stages.building import Parts
 from unet_pipeline.training import run_folder as runs
 from unet_pipeline.training.checkpoints import save_state
 from unet_pipeline.training.engine import Limits, Position

@@ -1,0 +1,194 @@
+"""From decided settings to the parts of a training: network, loss, optimizer, loader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unet_pipeline.config import TrainConfig
+from unet_pipeline.datasets import loaders
+from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
+from unet_pipeline.datasets.points import PointSampler
+from unet_pipeline.datasets.transforms import build_transform
+from unet_pipeline.errors import UserError
+from unet_pipeline.models import (
+    ModelCard,
+    Segmenter,
+    build_network,
+    load_weights,
+)
+from unet_pipeline.models.initializers import initialize
+from unet_pipeline.models.smp import SmpNetwork
+from unet_pipeline.progress import progress_bar
+from unet_pipeline.runtime import (
+    choose_device,
+    free_memory,
+    place,
+    seed_everything,
+)
+from unet_pipeline.stages.assembly import decided, precision_of
+from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
+from unet_pipeline.training.optimizers import (
+    build_optimizer,
+    build_schedule,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """Everything a training is made of."""
+
+    segmenter: Segmenter
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[float], float]
+    scaler: torch.amp.GradScaler
+    loader: loaders.TrainLoader
+    cache: loaders.DecodedCache
+    autocast_dtype: torch.dtype | None
+
+
+def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
+    """The parts that a completed `config` asks for; the network's weights follow from its seed."""
+    device = choose_device(config.runtime.device)
+    autocast_dtype = precision_of(config, device)
+    loss = build_loss(config, manifest.facts)
+    seed_everything(config.runtime.seed)
+    segmenter = place(_build_segmenter(config, manifest.facts), device)
+    cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
+    return Parts(
+        segmenter=segmenter,
+        loss=loss,
+        optimizer=build_optimizer(
+            config.optimizer.name,
+            config.optimizer.options,
+            parameters=segmenter.parameters(),
+            lr=config.optimizer.lr,
+        ),
+        schedule=build_schedule(config.schedule.name, config.schedule.options),
+        scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype == torch.float16),
+        loader=_build_loader(config, manifest, cache, pin_memory=device.type == "cuda"),
+        cache=cache,
+        autocast_dtype=autocast_dtype,
+    )
+
+
+def without_pretrained(config: TrainConfig) -> TrainConfig:
+    """`config` for a run whose weights come from its own state: nothing else is fetched or read."""
+    tree = config.model_dump()
+    tree["model"]["weights"] = None
+    tree["initializer"] = {}
+    if "encoder_weights" in tree["model"]:
+        tree["model"]["encoder_weights"] = None
+    return TrainConfig.model_validate(tree)
+
+
+def build_loss(config: TrainConfig, facts: DatasetFacts) -> LossSum:
+    """The loss that `config` asks for; `UserError` for one that the data or the network refuses."""
+    loss = parse_loss(
+        config.training.loss,
+        num_classes=facts.classes.num_classes,
+        class_pixel_counts=facts.class_pixel_counts,
+    )
+    of_maps = [term.name for term in loss.terms if term.entry in NEED_MAPS]
+    if of_maps and config.training.num_pixels:
+        raise UserError(
+            f"loss {of_maps[0]} looks at whole masks, and {config.model.name} learns from single "
+            "pixels: choose another loss, or --set training.num_pixels=0"
+        )
+    return loss
+
+
+def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
+    network = build_network(
+        config.model.name,
+        config.model.options,
+        in_channels=facts.in_channels,
+        num_classes=facts.classes.num_classes,
+    )
+    _fill(network, config)
+    card = model_card(
+        facts,
+        network=config.model.name,
+        options=config.model.options,
+        window=decided(config.inference.window),
+    )
+    return Segmenter(network, card)
+
+
+def model_card(
+    facts: DatasetFacts, *, network: str, options: dict[str, Any], window: int
+) -> ModelCard:
+    """The card of a model of data with these `facts`."""
+    return ModelCard(
+        network=network,
+        options=options,
+        window=window,
+        classes=facts.classes,
+        in_channels=facts.in_channels,
+        dtype=facts.dtype,
+        value_range=facts.value_range,
+        mean=facts.mean,
+        std=facts.std,
+    )
+
+
+def _fill(network: nn.Module, config: TrainConfig) -> None:
+    """Draw the weights as the settings say, then read those that come from a file."""
+    initializer, weights = config.initializer, config.model.weights
+    if initializer.name != "default":
+        # what was fetched for an encoder stays
+        fresh = network.fresh_parts() if isinstance(network, SmpNetwork) else network
+        count = initialize(fresh, initializer.name, initializer.options)
+        logger.info("initializer %s: %d layers", initializer.name, count)
+    if weights:
+        loaded = load_weights(network, Path(weights))
+        if initializer.name != "default" and not loaded.encoder_only:
+            raise UserError(
+                f"--initializer {initializer.name} has no effect: all weights come from {weights}; "
+                "leave one of the two out"
+            )
+        logger.info("weights from %s: %s", weights, loaded)
+
+
+def _build_loader(
+    config: TrainConfig, manifest: Manifest, cache: loaders.DecodedCache, *, pin_memory: bool
+) -> loaders.TrainLoader:
+    facts, samples = manifest.facts, manifest.split("train")
+    transform = build_transform(
+        config.transforms.name,
+        config.transforms.options,
+        image_size=decided(config.training.image_size),
+        value_range=facts.value_range,
+    )
+    num_pixels, balance = config.training.num_pixels, config.training.balance
+    sampler = PointSampler(num_pixels, decided(balance)) if num_pixels else None
+    if config.runtime.workers:  # filled before they start, it is shared by all of them
+        with progress_bar("decoding", total=len(samples), unit="images") as bar:
+            loaders.fill_cache(
+                cache,
+                samples,
+                classes=facts.classes,
+                in_channels=facts.in_channels,
+                on_progress=lambda done: bar.move_to(done, count=done),
+            )
+    return loaders.train_loader(
+        samples,
+        classes=facts.classes,
+        in_channels=facts.in_channels,
+        transform=transform,
+        batch_size=decided(config.training.batch_size),
+        seed=config.runtime.seed,
+        num_workers=decided(config.runtime.workers),
+        cache=cache,
+        point_sampler=sampler,
+        pin_memory=pin_memory,
+    )

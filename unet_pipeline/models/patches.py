@@ -53,8 +53,8 @@ class PatchNetwork(nn.Module):
     def forward(self, x: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
         before = self.patch_size // 2
         after = self.patch_size - 1 - before
-        # On a CPU the convolutions of these shapes are far slower in bf16: 74 s against 0.15 s for
-        # the MLP on 128x128 pixels, 4.6 s against 0.02 s for LeNet (no native bf16, 2 cores)
+        # Without native bf16, one pass took 172 (MLP) and 33 (LeNet) times as long in bf16 on a CPU
+        # (scripts/bench_patches.py); with it, it was never measured
         with torch.autocast("cpu", enabled=False):  # elsewhere the caller decides
             padded = F.pad(x, [before, after, before, after], mode="replicate")
             if points is None:

@@ -195,8 +195,8 @@ def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype | Non
     if config.model.name in PATCH_NETWORKS and device.type == "cpu":
         if config.runtime.amp == "on":
             raise UserError(
-                f"--amp on has no effect: {config.model.name} computes in float32 on a CPU, where "
-                "bf16 was far slower; leave it out"
+                f"--amp on has no effect: {config.model.name} computes in float32 on a CPU; "
+                "leave it out"
             )
         return None
     return choose_precision(config.runtime.amp, device)

@@ -41,7 +41,7 @@ def test_losses_that_are_not_for_masks_are_listed_with_the_reason() -> None:
     refused = list_catalogue("losses").refused
     assert set(refused) == {name for name, c in CRITERIA.items() if c.dense is None}
     assert set(refused) & set(LOSSES) == set()
-    assert "triplets" in refused["triplet_margin"]
+    assert "embeddings" in refused["triplet_margin"]
 
 
 def test_architectures_of_the_library_are_listed() -> None:

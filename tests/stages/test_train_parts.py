@@ -90,7 +90,7 @@ def test_a_patch_network_may_learn_from_whole_crops(scenes: Path) -> None:
         (["--initializer", "kaiming"], "did you mean 'kaiming_"),
         (["--initializer", "xavier_normal", "--set", "initializer.gian=2"], "'gain'"),
         (["--initializer", "default", "--set", "initializer.gain=2"], "no option 'gain'"),
-        (["--loss", "triplet_margin"], "triplets"),
+        (["--loss", "triplet_margin"], "it compares embeddings"),
         (["--loss", "cross_entropy"], "is called 'ce' here"),
         (["--loss", "ce(class_weights=[1,2])"], "2 numbers for 11 classes"),
         (["--loss", "ce(class_weights=fair)"], "class_weights"),

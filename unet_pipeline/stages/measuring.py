@@ -20,7 +20,7 @@ from unet_pipeline.stages.assembly import given_or
 
 NUM_PICTURES = 4
 _TIMED_PIXELS = 4e6  # of prediction, or
-_TIMED_SECONDS = 5.0
+_TIMED_SECONDS = 2.0
 
 Predictor = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """image (H, W, C) -> class indices (H, W)."""
@@ -51,7 +51,7 @@ def make_predictor(segmenter: Segmenter, config: TrainConfig) -> Predictor:
 
 
 def prediction_speed(predict: Predictor, samples: Sequence[Sample], facts: DatasetFacts) -> float:
-    """Megapixels a second, decoding left out, over 4 megapixels or 5 s; the first image warms up.
+    """Megapixels a second, decoding left out, over 4 megapixels or 2 s; the first image warms up.
 
     Image after image, each of its own size, as a folder of files would come.
     """

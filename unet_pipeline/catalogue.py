@@ -57,7 +57,7 @@ def complete(
         values = schema.model_validate(dict(options))
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        place = str(problem["loc"][0])  # what follows are types that it could have been
         raise UserError(
             f"{label}: {place} = {problem['input']!r}: {problem['msg'].lower()}"
         ) from error

@@ -418,6 +418,9 @@ def _terminate_as_exit() -> Iterator[None]:
     try:
         yield
     except _Terminated:
+        from unet_pipeline.console import print_error
+
+        print_error("terminated; files that are written are whole, and stay")
         sys.exit(143)
     finally:
         signal.signal(signal.SIGTERM, former)

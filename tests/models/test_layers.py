@@ -386,3 +386,10 @@ def test_a_convolution_learns_to_detect_vertical_edges() -> None:
         optimizer.step()
     torch.testing.assert_close(layer.weight.data, torch.tensor([[1.0, -1.0]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(layer.bias.data, torch.zeros(1), atol=1e-3, rtol=0)
+
+
+def test_complex_values_are_refused_rather_than_halved() -> None:
+    z = torch.tensor([[1 + 2j]])
+    for compute in (CenteredLayer(), lambda x: corr2d(x, x), lambda x: pool2d(x, 1)):
+        with pytest.raises(UserError, match="compute with real numbers"):
+            compute(z)

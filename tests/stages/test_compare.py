@@ -173,6 +173,16 @@ def test_the_ladder_begins_with_the_weights_and_network_of_another_run(
     )
 
 
+def test_weights_and_initializer_that_contradict_are_found_before_the_first_rung(
+    scenes: Path, session_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--baselines", "--weights", str(session_run),
+                 "--initializer", "orthogonal", "--device", "cpu", *STEPS]  # fmt: skip
+    assert cli.run(arguments) == 2
+    assert "--initializer orthogonal has no effect" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_the_folder_of_the_ladder_says_how_it_was_made(cells: Path) -> None:
     arguments = ["train", "--data", str(cells), "--baselines", "--model", "lenet", "--loss",
                  "focal", "--tracking", "off", "--image-size", "32", "--device", "cpu",
@@ -209,6 +219,20 @@ def test_a_rule_cannot_be_trained(
 ) -> None:
     assert cli.run(["train", "--data", str(cells), "--model", name]) == 2
     assert "nothing to train" in capsys.readouterr().err
+
+
+def test_an_interruption_keeps_what_the_rung_has(
+    cells: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unet_pipeline.stages.compare.prediction_speed", interrupted)
+    assert cli.run(["train", "--data", str(cells), "--baselines", *STEPS, *TINY]) == 130
+    row = rows_of(Path("runs/cells/baselines-0001"))["majority"]
+    assert float(row["mean_iou"]) > 0
+    assert row["megapixels_per_second"] == ""
+    assert "the table so far, of 1 rungs" in Path("runs/cells/baselines-0001/log.txt").read_text()
 
 
 def test_sigterm_ends_the_ladder_with_a_run_that_can_go_on(cells: Path) -> None:

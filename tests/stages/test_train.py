@@ -271,6 +271,19 @@ def test_resume_refuses_data_that_has_changed(
     assert "has changed since" in errors_of(capsys)
 
 
+def test_resume_takes_what_the_run_has_already_in_any_spelling(run_folder: Path) -> None:
+    same = ["--image-size", "64", "--loss", "ce+dice"]
+    assert cli.run(["train", "--resume", str(run_folder), "--epochs", "4", *same]) == 0
+
+
+def test_a_network_larger_than_memory_is_one_line_in_a_dry_run(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huge = ["--model", "mlp", "--set", "model.hidden_features=100000000000", "--device", "cpu"]
+    assert cli.run(["train", "--data", str(scenes), "--dry-run", *huge]) == 5
+    assert "or model" in errors_of(capsys)
+
+
 def test_a_folder_without_a_run_cannot_be_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -518,3 +518,25 @@ def test_a_perceptron_learns_mnist(real_data: Callable[[str], Path]) -> None:
     torch.manual_seed(0)
     accuracy = learn(MLP(), *mnist(real_data("mnist10k"), 28), epochs=6, lr=2e-3, batch_size=64)
     assert accuracy >= 0.94
+
+
+def test_targets_of_a_regression_keep_their_fractions_and_have_no_accuracy() -> None:
+    model = nn.Linear(2, 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    loader = [(torch.zeros(4, 2), torch.full((4, 1), 0.9))]
+    for result in (
+        train_epoch(model, loader, F.mse_loss, still(model)),
+        validate_epoch(model, loader, F.mse_loss),
+    ):
+        assert result.loss == pytest.approx(0.81)
+        assert math.isnan(result.accuracy)
+        assert result.num_samples == 4
+
+
+def test_an_empty_batch_is_passed_over() -> None:
+    model, (inputs, targets) = classifier(), labelled(4)
+    loader = [(inputs, targets), (inputs[:0], targets[:0])]
+    expected = validate_epoch(model, loader[:1], F.cross_entropy)
+    assert validate_epoch(model, loader, F.cross_entropy) == expected
+    assert train_epoch(model, loader, F.cross_entropy, still(model)).num_samples == 4

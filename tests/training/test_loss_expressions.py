@@ -66,6 +66,9 @@ def test_the_ignore_index_of_a_run_reaches_every_term() -> None:
         ("ce(0.1)", "written by its name: ce(label_smoothing=...)"),
         ("ce(**{'smooth': 1})", "cannot read the loss"),
         ("ce + ce", "twice; write 2*ce"),
+        ("ce + ce()", "twice; write 2*ce"),
+        ("ce # a comment", "cannot read the loss"),
+        ("ce(class_weights=5)", "loss ce: class_weights = 5"),
         ("ce - dice", "cannot read the loss 'ce - dice' at 'ce - dice'"),
         ("ce * dice", "cannot read the loss"),
         ("0*ce", "weight 0: use a positive number"),
@@ -216,3 +219,9 @@ def test_a_loss_of_the_notes_is_found_by_its_name_here(name: str, dense: str) ->
 def test_cross_entropy_is_called_ce() -> None:
     with pytest.raises(UserError, match="'cross_entropy' is called 'ce' here"):
         parse_loss("cross_entropy(label_smoothing=0.1)")
+
+
+def test_none_is_written_as_the_list_of_losses_shows_it() -> None:
+    logits, target = case()
+    value = parse_loss("ce(class_weights=none)", num_classes=4)(logits, target)
+    assert torch.equal(value, LOSSES["ce"](logits, target))

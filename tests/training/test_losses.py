@@ -480,3 +480,35 @@ def test_an_image_without_foreground_still_presses_the_foreground_down(expressio
     assert logits.grad is not None
     assert (logits.grad[:, 1] > 0).all()
     assert (logits.grad[:, 0] < 0).all()
+
+
+# ---- what cannot be a mask
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        ((1, 3, 2, 2), [[[0, 1]]], "(N, K, H, W) and class indices (N, H, W)"),
+        ((1, 3, 1, 2), [[[0, 1]], [[0, 1]]], "(N, K, H, W) and class indices (N, H, W)"),
+        ((2, 3), [0, 1], "(N, K, H, W)"),
+        ((1, 3, 1, 2), [[[0, 3]]], "the class index 3: use 0 to 2"),
+        ((1, 3, 1, 2), [[[-1, 0]]], "the class index -1"),
+        ((1, 3, 1, 2), [[[0.0, 1.0]]], "class indices are whole numbers"),
+        ((0, 3, 1, 2), torch.zeros(0, 1, 2), "the batch is empty"),
+    ],
+)
+def test_targets_that_are_no_masks_of_the_logits_are_refused_in_one_line(
+    name: str, logits: tuple[int, ...], target: object, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        LOSSES[name](torch.zeros(logits), torch.as_tensor(target))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_masks_may_hold_any_whole_numbers(name: str, dtype: torch.dtype) -> None:
+    logits, target = case()
+    assert torch.equal(LOSSES[name](logits, target.to(dtype)), LOSSES[name](logits, target))

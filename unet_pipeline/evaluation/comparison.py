@@ -52,14 +52,16 @@ _COLUMNS = ("mean IoU", "mean Dice", "parameters", "training s", "MP/s predicted
 def comparison_table(rungs: Sequence[Rung], *, title: str) -> Table:
     """A rich table, one row a rung; the best mean IoU is bold."""
     table = Table(title=Text(title))
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     table.add_column("run", overflow="fold")
+    notes = [f"{rung.name}: {rung.note}" for rung in rungs if rung.note]
+    table.caption = Text("\n".join(notes), justify="left") if notes else None
     best = best_rung(rungs)
     for rung in rungs:
         style = "bold" if rung is best else ""
-        table.add_row(Text(rung.name), *_cells(rung), Text(_last(rung)), style=style)
+        table.add_row(Text(rung.name), *_cells(rung), Text(Path(rung.run).name), style=style)
     return table
 
 

@@ -186,6 +186,8 @@ def _windows(
 
 
 def _floating(x: torch.Tensor) -> torch.Tensor:
+    if x.is_complex():
+        raise UserError(f"values of {x.dtype}: these layers compute with real numbers")
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 

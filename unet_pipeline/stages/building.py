@@ -62,7 +62,7 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
     autocast_dtype = precision_of(config, device)
     loss = build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
-    segmenter = place(_build_segmenter(config, manifest.facts), device)
+    segmenter = place(build_segmenter(config, manifest.facts), device)
     cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
     return Parts(
         segmenter=segmenter,
@@ -107,7 +107,11 @@ def build_loss(config: TrainConfig, facts: DatasetFacts) -> LossSum:
     return loss
 
 
-def _build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
+def build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
+    """The network that `config` asks for, its weights drawn or read, and what it knows of its data.
+
+    Raises `UserError` for options and weights that do not fit.
+    """
     network = build_network(
         config.model.name,
         config.model.options,

@@ -34,13 +34,13 @@ from unet_pipeline.models import (
     build_network,
     load_model,
 )
-from unet_pipeline.runtime import choose_device
+from unet_pipeline.runtime import choose_device, memory_errors
 from unet_pipeline.stages.assembly import (
     as_the_weights,
     complete_config,
     open_data,
 )
-from unet_pipeline.stages.building import build_loss
+from unet_pipeline.stages.building import build_loss, build_segmenter
 from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.fitting import fit_rule
 from unet_pipeline.stages.measuring import (
@@ -129,9 +129,13 @@ def compare(config: TrainConfig) -> Comparison:
     require_writable(Path(config.output.runs_dir))
     manifest = open_data(config.data, splits=("train", "val"))
     facts = manifest.facts
-    config = as_the_weights(config)
+    asked, config = config.model.name, as_the_weights(config)
+    if config.model.name != asked:
+        logger.info("the weights are of %s, which is the last rung", config.model.name)
     experiment = tracking.experiment_name(config.output.experiment, default=facts.name)
     top = _completed(config.model.name, config, manifest, experiment)
+    with memory_errors("use a smaller model"):
+        build_segmenter(top, facts)  # options and weights that do not fit are said now as well
     folder = runs.create_run_folder(
         Path(config.output.runs_dir), experiment, config.output.run_name, stem="baselines"
     )
@@ -155,6 +159,8 @@ def compare(config: TrainConfig) -> Comparison:
         finally:
             for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.LOG_NAME):
                 track.log_artifact(folder / name)
+            if status == "KILLED":
+                logger.info("the table so far, of %d rungs: %s", len(ladder.rungs), folder)
             track.close(status)
     logger.info("table and pictures: %s", folder)
     return Comparison(
@@ -173,20 +179,27 @@ def _climb(ladder: _Ladder) -> None:
     names = dict.fromkeys((*RULES, *BASELINES, ladder.config.model.name))  # each once, in order
     for number, name in enumerate(names, start=1):
         logger.info("%d of %d: %s", number, len(names), name)
-        rung = Rung(name, note=_reason_against(ladder, name))
-        if not rung.note:
-            try:
-                for rung in _make(ladder, name):  # noqa: B007 - the last one counts
-                    pass
-            except InterruptedRunError:
-                raise
-            except UserError as error:
-                ladder.failures.append(error)
-                rung = replace(rung, note=str(error))
-        if rung.note:
-            logger.warning("%s: %s", name, rung.note)
-        ladder.rungs.append(rung)
-        _write_table(ladder)
+        reason = _reason_against(ladder, name)
+        if reason:
+            _keep(ladder, Rung(name, note=reason))
+            continue
+        rung = Rung(name)
+        try:
+            for rung in _make(ladder, name):
+                _keep(ladder, rung)
+        except InterruptedRunError:
+            raise
+        except UserError as error:
+            ladder.failures.append(error)
+            _keep(ladder, replace(rung, note=str(error)))
+
+
+def _keep(ladder: _Ladder, rung: Rung) -> None:
+    """Put a rung into the table, as far as it has come."""
+    if rung.note:
+        logger.warning("%s: %s", rung.name, rung.note)
+    ladder.rungs = [other for other in ladder.rungs if other.name != rung.name] + [rung]
+    _write_table(ladder)
 
 
 def _reason_against(ladder: _Ladder, name: str) -> str:
@@ -279,6 +292,7 @@ def _write_pictures(ladder: _Ladder) -> None:
     """Bars of the scores, and the masks of all rungs side by side."""
     scored = [rung for rung in ladder.rungs if _scored(rung)]
     if not scored:
+        logger.warning("no rung has a score: is the %s split all void?", ladder.split)
         return
     folder = ladder.folder
     write_atomic(folder / "comparison.png", comparison_png(scored, title=ladder.title))

@@ -54,7 +54,7 @@ from unet_pipeline.training.engine import Position, train_steps
 logger = logging.getLogger(__name__)
 
 PANEL_STEPS = 10  # pictures of the panel over a run: enough for MLflow's slider, cheap to send
-SMALLER = "use a smaller --batch-size or --image-size"
+SMALLER = "use a smaller --batch-size, --image-size or model"
 RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
              "training.patience", "data.path", "runtime.device", "runtime.workers",
              "output.tracking")  # fmt: skip
@@ -134,12 +134,16 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
     for name in overrides:
         section, key = name.split(".", 1)
         was, asked = (getattr(getattr(c, section), key) for c in (former, config))
+        if isinstance(was, tuple) and isinstance(asked, int):
+            asked = (asked, asked)  # `--image-size 64`
         # `ce+dice` is `ce + dice`
         same = str(was).replace(" ", "") == str(asked).replace(" ", "")
         if name not in RESUMABLE and not same:
             raise UserError(
                 f"--resume cannot change {name} from {was} to {asked}: start a new run for that"
             )
+    changes = {name: value for name, value in overrides.items() if name in RESUMABLE}
+    config = load_config(folder / runs.CONFIG_NAME, changes, kind=TrainConfig)
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
         for stray in folder.glob(".*.tmp"):  # of a write that was killed; we hold the lock
             stray.unlink()
@@ -178,7 +182,8 @@ def plan(config: TrainConfig) -> PlannedRun:
     config, decisions = complete_config(config, manifest)
     tree = config.model_dump()
     tree["runtime"]["workers"] = 0  # workers would have all images decoded for them
-    build_parts(TrainConfig.model_validate(tree), manifest)
+    with memory_errors(SMALLER):
+        build_parts(TrainConfig.model_validate(tree), manifest)
     return PlannedRun(config, format_plan(config, manifest, decisions))
 
 

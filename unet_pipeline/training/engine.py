@@ -101,9 +101,10 @@ def train_steps(
     """Take a step for each batch of `loader`, until it ends or there is no learning rate.
 
     loader: yields (inputs, targets, sample numbers, points), of which the last two may be missing;
-    all go to the model's device, targets as int64. Points go to the model beside the inputs (see
-    `PatchNetwork`). learning_rate: asked before each step, and a rate of None ends the steps;
-    without it the optimizer keeps its own. watch: shown the logits and targets of every batch.
+    all go to the model's device, whole numbers as int64. Points go to the model beside the inputs
+    (see `PatchNetwork`); a batch without samples is passed over.
+    learning_rate: asked before each step, and a rate of None ends the steps; without it the
+    optimizer keeps its own. watch: shown the logits and targets of every batch.
     `position` is moved on after every step, so what it says can be saved at any time.
     Raises `DivergedError`, before the weights are touched, for a loss or gradient that is not
     finite; it names the samples of the batch (`names` by sample number).
@@ -113,6 +114,8 @@ def train_steps(
     skipped = 0
     model.train()
     for inputs, targets, *rest in loader:
+        if not len(inputs):
+            continue
         if learning_rate is not None:
             rate = learning_rate()
             if rate is None:
@@ -120,7 +123,7 @@ def train_steps(
             for group in optimizer.param_groups:
                 group["lr"] = rate
         inputs = inputs.to(device, non_blocking=True)
-        targets = targets.to(device, non_blocking=True).long()
+        targets = as_targets(targets.to(device, non_blocking=True))
         with (
             torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None),
             _single_value_errors(),
@@ -145,6 +148,11 @@ def train_steps(
         position.samples += len(inputs)
         position.loss_sum += mean * len(inputs)
         after_step()
+
+
+def as_targets(targets: Tensor) -> Tensor:
+    """Class indices as int64; other targets, such as those of a regression, as they are."""
+    return targets if targets.is_floating_point() else targets.long()
 
 
 def points_of(rest: Sequence[Any], device: torch.device) -> list[Tensor]:

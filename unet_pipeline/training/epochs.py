@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.errors import UserError
 from unet_pipeline.runtime import evaluation_mode, keeping_modes
-from unet_pipeline.training.engine import Position, points_of, train_steps
+from unet_pipeline.training.engine import Position, as_targets, points_of, train_steps
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,8 +27,8 @@ class EpochResult:
     """What an epoch came to.
 
     loss: the mean over samples, whatever the sizes of the batches. accuracy: the share of targets
-    (a label a sample, or a pixel of a mask) that the largest logit hits, NaN where there are none
-    but ignored ones. num_samples: how many there were.
+    (a label a sample, or a pixel of a mask) that the largest logit hits; NaN where there are none
+    but ignored ones, and for targets that are no class indices. num_samples: how many there were.
     """
 
     loss: float
@@ -44,6 +44,8 @@ class _Hits:
         self.hits = self.total = 0
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point() or logits.ndim != targets.ndim + 1:
+            return  # no class indices: a regression has no hits
         void = self.ignore_index
         if void is None and targets.ndim > 1:
             void = IGNORE_INDEX
@@ -66,7 +68,8 @@ def train_epoch(
     """Take one step for each batch of `loader`; the loss and accuracy are those met on the way.
 
     loader: yields (inputs, targets): inputs (N, ...), and class indices, (N,) for classification or
-    (N, H, W) for segmentation. They go to the device of the model.
+    (N, H, W) for segmentation, or numbers for a loss that takes them. They go to the device of the
+    model.
     loss: loss(logits, targets) -> the mean over the batch.
     ignore_index: what the accuracy leaves out; None is 255 in masks, and nothing among labels.
 
@@ -97,7 +100,9 @@ def validate_epoch(
     hits, loss_sum, num_samples = _Hits(ignore_index), 0.0, 0
     with evaluation_mode(model):
         for inputs, targets, *rest in loader:
-            targets = targets.to(device).long()
+            if not len(inputs):
+                continue
+            targets = as_targets(targets.to(device))
             logits = model(inputs.to(device), *points_of(rest, device))
             loss_sum += float(loss(logits, targets)) * len(inputs)
             num_samples += len(inputs)

@@ -44,11 +44,35 @@ def valid_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
     """The pixels that count, of logits (N, K, H, W) and class indices (N, H, W).
 
     `where` cuts the gradient as well: a NaN below an ignored pixel meets no multiplication.
+    Raises `UserError` for shapes that do not belong together, which would be broadcast, for an
+    empty batch, and for targets that are no class indices of these logits.
     """
+    _check(logits, target)
+    target = target.long()  # masks come as uint8, too
     valid = target != ignore_index
+    if target.device.type == "cpu":  # elsewhere it would wait for the device at every step
+        _check_range(target[valid], logits.shape[1])
     return Pixels(
         torch.where(valid.unsqueeze(1), logits, 0.0), torch.where(valid, target, 0), valid
     )
+
+
+def _check(logits: Tensor, target: Tensor) -> None:
+    shapes = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}"
+    matching = logits.ndim == 4 and target.shape == logits.shape[:1] + logits.shape[2:]
+    require(matching, f"{shapes}: a loss takes (N, K, H, W) and class indices (N, H, W)")
+    require(target.numel() > 0, f"{shapes}: the batch is empty")
+    whole = not target.is_floating_point()
+    require(whole, f"the target is {target.dtype}: class indices are whole numbers")
+
+
+def _check_range(labels: Tensor, num_classes: int) -> None:
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        strange = labels[(labels < 0) | (labels >= num_classes)][0]
+        raise UserError(
+            f"the target holds the class index {strange}: use 0 to {num_classes - 1}, the classes "
+            "of the logits, or ignore_index"
+        )
 
 
 def in_float32(loss: _Loss[_Options]) -> _Loss[_Options]:

@@ -99,6 +99,8 @@ def parse_loss(
 
 
 def _parse(expression: str) -> ast.expr:
+    if "#" in expression:  # Python would take the rest for a comment
+        raise _unreadable(expression)
     if len(expression) > _MAX_EXPRESSION:
         raise UserError(f"the loss has {len(expression)} characters: use {_MAX_EXPRESSION} at most")
     try:
@@ -167,13 +169,14 @@ def _component(
             else f"loss {expression!r}: {name} has no options; write {name} alone"
         )
     options = complete(factory, options, label=f"loss {name}", given=("ignore_index",))
-    return ast.unparse(node), factory, options
+    written = ast.unparse(node) if isinstance(node, ast.Call) and node.keywords else name
+    return written, factory, options
 
 
 def _option_value(node: ast.expr, expression: str) -> Any:
     """A number, a list or a word, quoted or not: shells eat quotes, so `=balanced` is enough."""
-    if isinstance(node, ast.Name):
-        return node.id
+    if isinstance(node, ast.Name):  # none, true and false as YAML and `unet list` have them
+        return {"none": None, "true": True, "false": False}.get(node.id, node.id)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError) as error:

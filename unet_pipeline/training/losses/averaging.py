@@ -38,20 +38,11 @@ def pixel_loss(costs: Callable[Concatenate[Pixels, Options], Tensor]) -> Loss:
     sum_i w(y_i) l_i / sum_i w(y_i), with w the class weights; 0 where no pixel is valid.
     """
 
-    def loss(
-        logits: Tensor,
-        target: Tensor,
-        *,
-        ignore_index: int = IGNORE_INDEX,
-        class_weights: ClassWeights = None,
-        **options: Any,
-    ) -> Tensor:
-        pixels = valid_pixels(logits, target, ignore_index)
-        weights = weights_as_tensor(class_weights, logits, label=costs.__name__)
+    def mean(pixels: Pixels, weights: Tensor | None, options: dict[str, Any]) -> Tensor:
         of_pixels = None if weights is None else weights[pixels.labels]
         return pixels.mean(costs(pixels, **options), of_pixels)  # type: ignore[call-arg]
 
-    return _with_options_of(costs, loss)
+    return _loss(costs, mean)
 
 
 def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
@@ -61,17 +52,9 @@ def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
     none does.
     """
 
-    def loss(
-        logits: Tensor,
-        target: Tensor,
-        *,
-        ignore_index: int = IGNORE_INDEX,
-        class_weights: ClassWeights = None,
-        **options: Any,
-    ) -> Tensor:
-        regions = count_regions(valid_pixels(logits, target, ignore_index))
+    def mean(pixels: Pixels, weights: Tensor | None, options: dict[str, Any]) -> Tensor:
+        regions = count_regions(pixels)
         losses = costs(regions, **options)  # type: ignore[call-arg]
-        weights = weights_as_tensor(class_weights, logits, label=costs.__name__)
         counts = (regions.true > 0).to(losses.dtype)
         if weights is not None:
             counts = counts * weights
@@ -79,7 +62,7 @@ def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
         total = torch.where(counts > 0, losses * counts, 0.0).sum()
         return total / torch.where(scale > 0, scale, torch.ones_like(scale))
 
-    return _with_options_of(costs, loss)
+    return _loss(costs, mean)
 
 
 def count_regions(pixels: Pixels) -> Regions:
@@ -90,8 +73,22 @@ def count_regions(pixels: Pixels) -> Regions:
     return Regions((probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims))
 
 
-def _with_options_of(costs: Callable[..., Tensor], loss: Loss) -> Loss:
-    """`loss` in float32, with the name, words and options of `costs` beside its own."""
+def _loss(
+    costs: Callable[..., Tensor], mean: Callable[[Pixels, Tensor | None, dict[str, Any]], Tensor]
+) -> Loss:
+    """The loss in float32 that averages by `mean`, with the name, words and options of `costs`."""
+
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        *,
+        ignore_index: int = IGNORE_INDEX,
+        class_weights: ClassWeights = None,
+        **options: Any,
+    ) -> Tensor:
+        pixels = valid_pixels(logits, target, ignore_index)
+        return mean(pixels, weights_as_tensor(class_weights, logits, label=costs.__name__), options)
+
     own = inspect.signature(loss).parameters
     options = list(inspect.signature(costs).parameters.values())[1:]
     shared = {"ignore_index": int, "class_weights": ClassWeights}
@@ -102,7 +99,8 @@ def _with_options_of(costs: Callable[..., Tensor], loss: Loss) -> Loss:
         *options,
         own["class_weights"].replace(annotation=ClassWeights),
     ]
-    named = functools.wraps(costs)(in_float32(loss))
+    wide: Loss = loss  # with its names, which the wrapper takes by place
+    named = functools.wraps(costs)(in_float32(wide))
     named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     named.__annotations__ = {option.name: option.annotation for option in options} | shared
     return named

@@ -11,6 +11,7 @@ from unet_pipeline.classes import (
     IGNORE_INDEX,
     Classes,
     default_colors,
+    nearest_values,
     pack_colors,
     parse_value,
 )
@@ -105,6 +106,34 @@ def test_other_takes_what_is_not_listed() -> None:
     np.testing.assert_array_equal(make(0, 1, other=1).to_indices(mask, source="m"), [[1, 1, 1, 1]])
 
 
+def test_blurred_values_are_snapped_to_the_nearest_class_or_void() -> None:
+    classes = make(0, 128, 255, ignore_values=(200,), snap=True)
+    mask = np.array([[0, 63, 64, 65, 164, 165, 227, 228, 255]], np.uint8)
+    expected = [[0, 0, 0, 1, 1, IGNORE_INDEX, IGNORE_INDEX, 2, 2]]  # ties go to the lower value
+    np.testing.assert_array_equal(classes.to_indices(mask, source="m"), expected)
+    np.testing.assert_array_equal(classes.to_indices(mask.astype(np.int64), source="m"), expected)
+
+
+@settings(max_examples=8, deadline=None)  # each makes a table of 32 MB
+@given(st.integers(0, 10**6))
+def test_snapped_colours_agree_with_all_distances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.unique(rng.integers(0, 256, (9, 3)), axis=0)  # sorted as packed
+    classes = make(*(tuple(v) for v in values.tolist()), encoding="rgb", snap=True)
+    mask = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    distances = ((mask[..., None, :].astype(int) - values) ** 2).sum(axis=-1)
+    expected = distances.argmin(axis=-1)
+    for _ in range(2):  # what was looked up before comes from the table
+        np.testing.assert_array_equal(classes.to_indices(mask, source="m"), expected)
+
+
+def test_the_nearest_value_and_its_distance_are_given() -> None:
+    classes = make(BLACK, RED, ignore_values=(WHITE,), encoding="rgb", snap=True)
+    index, away = nearest_values(classes, np.array([0x030400, 0xFF0000, 0xF0FFFF]))
+    assert index.tolist() == [0, 1, IGNORE_INDEX]
+    assert away.tolist() == [5, 0, 15]
+
+
 def test_the_table_of_one_dataset_is_never_used_for_another() -> None:
     mask = np.array([[0, 9]], np.uint8)
     np.testing.assert_array_equal(make(0, 9).to_indices(mask, source="m"), [[0, 1]])
@@ -138,6 +167,7 @@ def test_pictures_of_classes_have_their_colours() -> None:
         ((0, -1), {}, "out of range"),
         ((BLACK, (0, 0, 256)), {"encoding": "rgb"}, "out of range"),
         ((0, 1), {"other": 2}, "other = 2 is not a class index"),
+        ((0, 1), {"other": 0, "snap": True}, "`snap` and `other`"),
     ],
 )
 def test_classes_that_contradict_themselves_are_refused(

@@ -85,7 +85,10 @@ def _overrides(command: Callable[..., None], values: dict[str, Any]) -> dict[str
     return overrides
 
 
-SOURCE_HELP = "Folder of images and masks; without it, the embedded sample data."
+SOURCE_HELP = (
+    "Folder of images and masks, annotation file, or torchvision:NAME; without it, the embedded "
+    "sample data."
+)
 INPUTS_HELP = "Images, folders (searched deep), quoted globs."
 ConfigOption = Annotated[
     Path | None,
@@ -111,6 +114,10 @@ def _root(
 def prepare(
     source: Annotated[str | None, _argument("data.path", SOURCE_HELP)] = None,
     output: Annotated[str | None, _setting(PrepareConfig, "output", "--output", "-o")] = None,
+    check: Annotated[bool | None, _setting(PrepareConfig, "check", "--check")] = None,
+    fix: Annotated[bool | None, _setting(PrepareConfig, "fix", "--fix")] = None,
+    export: Annotated[str | None, _setting(PrepareConfig, "export", "--export")] = None,
+    format_name: Annotated[str | None, _setting(PrepareConfig, "data.format", "--format")] = None,
     images: Annotated[str | None, _setting(PrepareConfig, "data.images", "--images")] = None,
     masks: Annotated[str | None, _setting(PrepareConfig, "data.masks", "--masks")] = None,
     ignore_values: Annotated[
@@ -121,7 +128,17 @@ def prepare(
     ] = None,
     values: Annotated[str | None, _setting(PrepareConfig, "data.values", "--values")] = None,
     other: Annotated[int | None, _setting(PrepareConfig, "data.other", "--other")] = None,
+    pages: Annotated[str | None, _setting(PrepareConfig, "data.pages", "--pages")] = None,
+    tile: Annotated[int | None, _setting(PrepareConfig, "tile", "--tile")] = None,
+    overlap: Annotated[float | None, _setting(PrepareConfig, "tile_overlap", "--overlap")] = None,
     split_by: Annotated[str | None, _setting(PrepareConfig, "data.split_by", "--split-by")] = None,
+    group_regex: Annotated[
+        str | None, _setting(PrepareConfig, "data.group_regex", "--group-regex")
+    ] = None,
+    folds: Annotated[int | None, _setting(PrepareConfig, "folds", "--folds")] = None,
+    splits_from: Annotated[
+        str | None, _setting(PrepareConfig, "splits_from", "--splits-from")
+    ] = None,
     val: Annotated[float | None, _setting(PrepareConfig, "data.val_fraction", "--val")] = None,
     test: Annotated[float | None, _setting(PrepareConfig, "data.test_fraction", "--test")] = None,
     seed: Annotated[int | None, _setting(PrepareConfig, "data.split_seed", "--seed")] = None,
@@ -130,10 +147,15 @@ def prepare(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Index, check and split a dataset: writes dataset.yaml and samples.csv to --output."""
+    """Read, check and split a dataset: dataset.yaml, samples.csv and report.html in --output."""
     settings = load_config(config, _overrides(prepare, locals()), kind=PrepareConfig)
     from unet_pipeline.stages import prepare as stage
 
+    if settings.check:
+        checked = stage.check(settings)
+        _print_result(checked.table(), checked.summary() if as_json else None)
+        checked.raise_for_errors()
+        return
     result = stage.prepare(settings)
     _print_result(str(result.folder), result.summary() if as_json else None)
 
@@ -146,6 +168,7 @@ def train(
     ignore_values: Annotated[
         str | None, _setting(TrainConfig, "data.ignore_values", "--ignore-values")
     ] = None,
+    fold: Annotated[str | None, _setting(TrainConfig, "data.fold", "--fold")] = None,
     model: Annotated[str | None, _setting(TrainConfig, "model.name", "--model")] = None,
     loss: Annotated[str | None, _setting(TrainConfig, "training.loss", "--loss")] = None,
     initializer: Annotated[
@@ -208,6 +231,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a network on a prepared dataset, or on any plain folder of images and masks."""
+    every_fold = fold == "all"
+    fold = None if every_fold else fold
     overrides = _overrides(train, locals())
     if resume is None:
         settings = load_config(config, overrides, kind=TrainConfig)
@@ -216,11 +241,24 @@ def train(
     if baselines:
         if resume is not None or dry_run:
             raise UserError("--baselines trains anew: leave out --resume and --dry-run")
+        if every_fold:
+            raise UserError("--baselines takes one fold, such as --fold 0, or none")
         from unet_pipeline.stages.compare import compare
 
         comparison = compare(settings)
         _print_result(comparison.table(), comparison.summary() if as_json else None)
         comparison.raise_for_failed()
+        return
+    if every_fold:
+        if resume is not None or dry_run:
+            raise UserError(
+                "--fold all trains anew: leave out --resume and --dry-run, or name one fold"
+            )
+        from unet_pipeline.stages.cross_validate import cross_validate
+
+        validation = cross_validate(settings)
+        _print_result(validation.table(), validation.summary() if as_json else None)
+        validation.raise_for_failed()
         return
     from unet_pipeline.stages import train as stage
 
@@ -307,7 +345,9 @@ def predict(
 def list_(
     kind: Annotated[
         str,
-        typer.Argument(help="models, losses, initializers, optimizers, schedules or transforms."),
+        typer.Argument(
+            help="models, losses, initializers, optimizers, schedules, transforms or formats."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -58,6 +58,10 @@ class DataSettings(Settings):
     path: str | None = Field(
         None, description="A dataset made by `unet prepare`, or a folder of images and masks."
     )
+    format: str = Field(
+        "auto",
+        description="How images and masks are kept: auto recognises it (all: unet list formats).",
+    )
     images: str | None = Field(
         None, description="Folder of the images inside the data folder, where it is not recognised."
     )
@@ -74,6 +78,16 @@ class DataSettings(Settings):
     other: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Class index of all mask values that `values` does not list."
     )
+    pages: Literal["refuse", "channels", "samples"] = Field(
+        "refuse",
+        description="Files of several pages (stacks, animations): refuse, or take the pages as "
+        "channels of one image, or as samples of one group.",
+    )
+    value_range: Literal["auto", "bits", "percentiles"] = Field(
+        "auto",
+        description="Pixel values that become 0 and 1, one pair for the dataset: by bit depth, or "
+        "the 0.1st and 99.9th percentiles of the training pixels (auto: bits for whole numbers).",
+    )
     split_by: Literal["random", "order"] = Field(
         "random",
         description="How splits are drawn: `random`, or `order`, the tail of the file names held "
@@ -82,6 +96,16 @@ class DataSettings(Settings):
     val_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as val.")
     test_fraction: Fraction = Field(0.15, description="Fraction of the samples held out as test.")
     split_seed: Seed = Field(0, description="Seed of the random split.")
+    group_regex: str | None = Field(
+        None,
+        description="Regular expression on sample ids; samples with the same (first group of the) "
+        "match share a split, such as '^(patient[0-9]+)'.",
+    )
+    fold: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Fold that validates, of a dataset prepared with --folds, while the others "
+        "train; `--fold all` trains once for each.",
+    )
 
 
 class ModelSettings(ComponentSettings):
@@ -203,6 +227,31 @@ class PrepareConfig(Settings):
 
     data: DataSettings = DataSettings()
     output: str | None = Field(None, description="Folder for the dataset (data/<name>).")
+    check: bool = Field(
+        False,
+        description="Only look: print what is found, write nothing; exit code 4 where training "
+        "would be wrong.",
+    )
+    fix: bool = Field(
+        False,
+        description="Write a repaired copy to --output: upright images, indexed PNG masks, without "
+        "the pairs that cannot be used. The source stays as it is.",
+    )
+    export: Literal["plain", "coco", "yolo", "nnunet"] | None = Field(
+        None, description="Write the dataset to --output in this format: plain, coco, yolo, nnunet."
+    )
+    tile: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="Cut images into tiles of this side; those of an image share its split."
+    )
+    tile_overlap: Fraction = Field(0.0, description="Fraction by which neighbouring tiles overlap.")
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="Divide what is no test sample into this many folds, for `train --fold`."
+    )
+    splits_from: str | None = Field(
+        None,
+        description="Folder of a prepared dataset (or its samples.csv) whose samples keep their "
+        "splits; only new ones are assigned.",
+    )
     num_scenes: PositiveInt = Field(
         300, description="Scenes of the embedded sample data, made where no SOURCE is given."
     )

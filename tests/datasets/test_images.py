@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile, ImageOps
 
 from unet_pipeline.datasets import images
+from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.images import (
     decode_mask,
-    encode_png,
     probe,
     read_image,
     read_mask,
@@ -127,6 +127,29 @@ def test_sixteen_bits_are_kept(
     assert image.dtype == np.uint16
     np.testing.assert_array_equal(image, values[..., :expected_channels])
     assert tuple(probe(path)) == (4, 3, expected_channels)
+
+
+def interlaced_png(pixels: np.ndarray, depth: int, color: int) -> bytes:
+    """A PNG file in the seven passes of Adam7, of pixels (H, W, bytes of a pixel)."""
+    height, width = pixels.shape[:2]
+    size = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 1)
+    starts = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
+    rows = [
+        b"\0" + row.tobytes()
+        for x, y, step_x, step_y in (*starts, (0, 1, 1, 2))
+        for row in pixels[y::step_y, x::step_x]
+        if row.size
+    ]
+    parts = (chunk(b"IHDR", size), chunk(b"IDAT", zlib.compress(b"".join(rows))))
+    return b"\x89PNG\r\n\x1a\n" + b"".join((*parts, chunk(b"IEND", b"")))
+
+
+def test_interlaced_pictures_are_read(write: Write) -> None:
+    np.testing.assert_array_equal(read_image(write(interlaced_png(RGB, 8, 2))), RGB)
+    np.testing.assert_array_equal(read_mask(write(interlaced_png(GREY[..., None], 8, 0))), GREY)
+    wide = RNG.integers(0, 65536, (11, 13), dtype=np.uint16)
+    as_bytes = wide.astype(">u2").view(np.uint8).reshape(11, 13, 2)
+    np.testing.assert_array_equal(read_image(write(interlaced_png(as_bytes, 16, 0)))[..., 0], wide)
 
 
 def test_a_palette_image_gives_its_colours_and_a_grey_palette_one_channel(write: Write) -> None:
@@ -277,12 +300,12 @@ def test_half_a_picture_is_refused_whatever_another_library_has_set(
         read_image(path)
 
 
-def test_animations_are_refused(write: Write) -> None:
+def test_animations_are_refused_with_what_to_do(write: Write) -> None:
     frames = [Image.fromarray(SMOOTH), Image.fromarray(SMOOTH[::-1])]
     for kind in ("GIF", "PNG", "WEBP"):
         file = io.BytesIO()
         frames[0].save(file, format=kind, save_all=True, append_images=frames[1:])
-        with pytest.raises(DatasetError, match="animation"):
+        with pytest.raises(DatasetError, match=r"animation.*--pages samples.*--pages channels"):
             read_image(write(file.getvalue()))
 
 
@@ -436,11 +459,36 @@ def test_whole_numbers_of_any_type_are_mask_values(
 
 
 @pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[0, 7, -1]], np.int8), np.array([[0, 7, 255]], np.uint8)),
+        (np.array([[0.0, 254.0, -1.0]]), np.array([[0, 254, 255]], np.uint8)),
+        (np.array([[0, 255, -1]]), np.array([[0, 255, 65535]], np.uint16)),
+        (np.array([[-1, -1]]), np.array([[255, 255]], np.uint8)),
+    ],
+)
+def test_minus_one_is_void_and_becomes_a_value_that_nothing_else_has(
+    tmp_path: Path, array: np.ndarray, expected: np.ndarray
+) -> None:
+    np.save(tmp_path / "m.npy", array)
+    mask = decode_mask((tmp_path / "m.npy").read_bytes(), source="m")
+    np.testing.assert_array_equal(mask.values, expected)
+    assert mask.values.dtype == expected.dtype
+    assert mask.void
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.npy"), expected)
+
+
+def test_a_255_of_the_file_itself_is_not_said_to_be_void() -> None:
+    assert not decode_mask(saved(np.array([[0, 255]], np.uint8)), source="m").void
+
+
+@pytest.mark.parametrize(
     ("array", "words"),
     [
         (np.array([[0.0, 0.5]]), "1 pixels do not \\(0.5"),
         (np.array([[0.0, np.nan]]), "1 pixels do not"),
-        (np.array([[0, -1]]), "mask value -1"),
+        (np.array([[0, -1, -2]]), "mask value -2"),
+        (np.array([[0, -1, 65535]]), "-1 \\(void\\) beside 65535"),
         (np.array([[0, 70000]]), "mask value 70000"),
         (np.zeros((9, 9, 5), np.uint8) + np.arange(5, dtype=np.uint8), "5 channels"),
         (RGB.astype(np.uint16) * 9, "3 channels \\(uint16\\)"),
@@ -527,3 +575,11 @@ def test_damage_anywhere_gives_an_image_or_a_dataset_error(place: int, kind: str
             assert str(error).startswith("x: ")  # noqa: PT017  either outcome is right
         else:
             assert image.ndim == 3
+
+
+@pytest.mark.parametrize("num_colors", [2, 3, 16, 200])
+def test_values_beyond_a_short_palette_come_back_exactly(num_colors: int) -> None:
+    mask = np.array([[0, 1, 201, 255]], np.uint8)
+    colors = [(n, 0, 9) for n in range(num_colors)]
+    values = decode_mask(encode_png(mask, colors), source="x").values
+    np.testing.assert_array_equal(values, mask)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from unet_pipeline.classes import Classes, default_colors
-from unet_pipeline.datasets.images import encode_png
+from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.loaders import (
     Batch,
     DecodedCache,

@@ -1,23 +1,30 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from unet_pipeline.classes import Classes, default_colors
+from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.manifest import (
     DatasetFacts,
     Extent,
+    FoldFacts,
     ImageSize,
     Manifest,
+    ObjectSizes,
     Sample,
     count_splits,
     fingerprint,
     natural_key,
 )
+from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.errors import DatasetError, UserError
 
 
@@ -61,7 +68,7 @@ def make(data: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Manifest:
         ),
         fingerprint=fingerprint(samples),
     )
-    return Manifest(data, facts, tuple(samples), notes=("a note",))
+    return Manifest(data, facts, tuple(samples), findings=(Finding("x", "note", "a note"),))
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -78,7 +85,7 @@ def test_paths_are_relative_so_that_both_folders_can_move(tmp_path: Path) -> Non
     manifest = make(tmp_path / "old" / "data")
     manifest.save(tmp_path / "old" / "out")
     table = (tmp_path / "old" / "out" / "samples.csv").read_text()
-    assert "b,../data/images/b.jpg,../data/masks/b.png,val,patient 0,641,480," in table
+    assert "b,../data/images/b.jpg,../data/masks/b.png,val,patient 0,,641,480," in table
     (tmp_path / "old").rename(tmp_path / "new")
     loaded = Manifest.load(tmp_path / "new" / "out")
     assert loaded.samples[0].image == tmp_path / "new" / "data" / "images" / "a.jpg"
@@ -116,7 +123,7 @@ def test_a_split_edited_in_a_spreadsheet_counts(tmp_path: Path) -> None:
     manifest.save(tmp_path)
     table = tmp_path / "samples.csv"
     text = table.read_text().replace(",val,", ",train,").replace(",", ";").replace("\n", "\r\n")
-    table.write_bytes(b"\xef\xbb\xbf" + text.encode() + b";;;;;;;\r\n")
+    table.write_bytes(b"\xef\xbb\xbf" + text.encode() + b";;;;;;;;\r\n")
     loaded = Manifest.load(tmp_path)
     assert [s.split for s in loaded.samples] == ["train", "train", "test"]
     assert loaded.facts.num_samples == {"train": 2, "val": 0, "test": 1}
@@ -151,6 +158,17 @@ def test_the_fingerprint_is_of_ids_splits_and_contents_only(tmp_path: Path) -> N
     assert fingerprint(samples[:2]) != fingerprint(samples)
 
 
+def test_the_fingerprint_stays_what_runs_have_recorded(tmp_path: Path) -> None:
+    rows = [("a", "train", "1"), ("a/b", "val", ""), ("ä", "test", "22")]
+    text = "".join(f"{len(part)}:{part}" for row in sorted(rows) for part in row)
+    one = make(tmp_path / "data").samples[0]
+    samples = [
+        dataclasses.replace(one, sample_id=i, split=s, content=c)  # type: ignore[arg-type]
+        for i, s, c in rows[::-1]
+    ]
+    assert fingerprint(samples) == hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_a_folder_without_a_manifest_is_a_user_error(tmp_path: Path) -> None:
     assert not Manifest.is_in(tmp_path)
     with pytest.raises(UserError, match=r"no prepared dataset.*unet prepare") as caught:
@@ -176,6 +194,8 @@ def edited(folder: Path, name: str, old: str, new: str) -> None:
         ("dataset.yaml", "name: data", "name: [", "no valid YAML"),
         ("samples.csv", ",val,", ",valid,", r"row 3: unknown split 'valid': did you mean 'val'"),
         ("samples.csv", ",641,", ",wide,", r"row 3: width 'wide'"),
+        ("samples.csv", "patient 0,,641", "patient 0,x,641", r"row 3: fold 'x'"),
+        ("samples.csv", "patient 0,,641", "patient 0,1,641", "has a fold 1, but .* knows 0 folds"),
         ("samples.csv", "split", "part", "has no column split"),
         ("samples.csv", "\nb,", "\na,", r"sample ids occur twice \(a\)"),
         ("samples.csv", "\nb,", "\n,", "row 3: sample_id or image is empty"),
@@ -208,14 +228,174 @@ def test_the_facts_are_plain_yaml(tmp_path: Path) -> None:
     assert "straße" in (tmp_path / "dataset.yaml").read_text(encoding="utf-8")
 
 
-def test_twenty_thousand_rows_survive_a_round_trip(tmp_path: Path) -> None:
-    manifest = make(tmp_path / "data", ("x",))
-    one = manifest.samples[0]
+def many_rows(folder: Path, number: int) -> tuple[Sample, ...]:
+    """A saved manifest of `number` rows over three images, one of them below another folder."""
+    manifest = make(folder / "data", ("x", "sub/y", "z"))
     rows = tuple(
-        dataclasses.replace(one, sample_id=f"s{i}", content=f"{i:032x}") for i in range(20_000)
+        dataclasses.replace(
+            manifest.samples[i % 3],
+            sample_id=f"s{i}",
+            split=("train", "val", "test", "train")[i % 4],
+            content=f"{i:032x}",
+        )
+        for i in range(number)
     )
-    dataclasses.replace(manifest, samples=rows).save(tmp_path)
-    assert Manifest.load(tmp_path).samples == rows
+    dataclasses.replace(manifest, samples=rows).save(folder)
+    return rows
+
+
+def test_a_hundred_thousand_rows_cost_one_listing_a_folder_and_no_question_a_file(
+    tmp_path: Path,
+) -> None:
+    rows = many_rows(tmp_path, 100_000)
+    asked: Counter[str] = Counter()
+    watching = True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and (event in ("open", "os.listdir", "os.scandir") or "stat" in event):
+            asked[f"{event} {arguments[0]}"] += 1
+
+    stats = 0
+    real_stat = os.stat
+
+    def counted_stat(*arguments: object, **options: object) -> os.stat_result:
+        nonlocal stats
+        stats += 1
+        return real_stat(*arguments, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", counted_stat)
+        sys.addaudithook(watch)  # it cannot be taken away again
+        loaded = Manifest.load(tmp_path)
+        watching = False
+    assert loaded.samples == rows
+    listed = {name: count for name, count in asked.items() if name.startswith("os.")}
+    folders = ("images", "images/sub", "masks", "masks/sub")
+    assert listed == {f"os.listdir {tmp_path / 'data' / name}": 1 for name in folders}
+    opened = [name for name in asked if name.startswith("open ")]
+    assert set(opened) <= {f"open {tmp_path / n}" for n in ("samples.csv", "dataset.yaml")}
+    assert 0 < stats < 20
+
+
+def test_a_row_that_is_cut_short_is_empty_at_its_end(tmp_path: Path) -> None:
+    make(tmp_path / "data").save(tmp_path)
+    table = tmp_path / "samples.csv"
+    table.write_text(table.read_text().replace(f",{1:032x}", ""))
+    assert Manifest.load(tmp_path).samples[1].content == ""
+
+
+def test_the_rows_alone_are_read_where_files_have_moved(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "data")
+    manifest.save(tmp_path / "out")
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    table = load_samples(tmp_path / "out" / "samples.csv")
+    assert tuple(table.samples) == manifest.samples
+    assert len(table.gone) == 5
+    with pytest.raises(UserError, match=r"samples\.csv: cannot be read"):
+        load_samples(tmp_path / "samples.csv")
+
+
+def test_files_elsewhere_in_the_tree_keep_their_absolute_paths(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "data")
+    manifest.save(tmp_path)
+    table = tmp_path / "samples.csv"
+    image = manifest.samples[0].image
+    table.write_text(table.read_text().replace("data/images/a.jpg", f"{image}"))
+    assert Manifest.load(tmp_path).samples == manifest.samples
+
+
+# ---- folds --------------------------------------------------------------------------------------
+
+
+def of_fold(number: int) -> FoldFacts:
+    return FoldFacts(
+        value_range=(0.0, 1000.0 + number),
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.5, 0.5 + number),
+        class_pixel_counts=(10, number),
+        ignored_pixels=number,
+    )
+
+
+def with_folds(data: Path) -> Manifest:
+    """Samples a to g: b, e in test; folds 0, 1, 2, 0 and none for the others."""
+    manifest = make(data, tuple("abcdefg"))
+    folds = (0, None, 1, 2, None, 0, None)
+    splits = ("train", "test", "val", "train", "test", "val", "train")
+    samples = tuple(
+        dataclasses.replace(sample, fold=fold, split=split)
+        for sample, fold, split in zip(manifest.samples, folds, splits, strict=True)
+    )
+    changes = {
+        "folds": tuple(of_fold(i) for i in range(3)),
+        "percentiles": {"p1": (3.0, 4.0, 5.0)},
+        "objects": {"sky": ObjectSizes(num_objects=2, min_area=1, median_area=3, max_area=9)},
+        "num_samples": count_splits(samples),
+        "fingerprint": fingerprint(samples),
+    }
+    facts = manifest.facts.model_copy(update=changes)
+    return dataclasses.replace(manifest, samples=samples, facts=facts)
+
+
+def test_folds_and_facts_for_reports_survive_a_round_trip(tmp_path: Path) -> None:
+    manifest = with_folds(tmp_path / "data")
+    manifest.save(tmp_path / "out")
+    loaded = Manifest.load(tmp_path / "out")
+    assert loaded.samples == manifest.samples
+    assert loaded.facts == manifest.facts
+
+
+def test_one_fold_validates_and_the_others_train(tmp_path: Path) -> None:
+    manifest = with_folds(tmp_path / "data")
+    second = manifest.fold(1)
+    assert [s.split for s in second.samples] == [
+        "train", "test", "val", "train", "test", "train", "train"]  # fmt: skip
+    assert second.facts.num_samples == {"train": 4, "val": 1, "test": 2}
+    assert second.facts.value_range == (0.0, 1001.0)
+    assert second.facts.std == (0.5, 0.5, 1.5)
+    assert (second.facts.class_pixel_counts, second.facts.ignored_pixels) == ((10, 1), 1)
+    assert second.facts.percentiles == {}  # of samples that validate now
+    assert second.facts.objects == {}
+    assert second.facts.classes == manifest.facts.classes
+    scored = [s.sample_id for k in range(3) for s in manifest.fold(k).split("val")]
+    assert sorted(scored) == ["a", "c", "d", "f"]
+
+
+def test_the_fingerprint_of_a_fold_is_that_of_its_splits(tmp_path: Path) -> None:
+    manifest = with_folds(tmp_path / "data")
+    folds = [manifest.fold(k) for k in range(3)]
+    assert len({fold.facts.fingerprint for fold in folds}) == 3
+    folds[2].save(tmp_path / "out")  # as a run folder holds it
+    loaded = Manifest.load(tmp_path / "out")
+    assert loaded.facts == folds[2].facts
+    assert loaded.fold(0).facts == folds[0].facts
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_fold_that_is_not_there_is_a_user_error(tmp_path: Path, number: int) -> None:
+    with pytest.raises(UserError, match=rf"fold {number}: .* has the folds 0 to 2"):
+        with_folds(tmp_path).fold(number)
+
+
+def test_a_dataset_without_folds_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unet prepare SOURCE --folds 5"):
+        make(tmp_path).fold(0)
+
+
+def test_a_manifest_of_the_first_version_still_loads(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "data")
+    manifest.save(tmp_path)
+    table = tmp_path / "samples.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    table.write_text("".join(",".join([*row[:5], *row[6:]]) + "\n" for row in rows))
+    assert "fold" not in table.read_text()
+    facts = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
+    for name in ("folds", "percentiles", "objects"):
+        del facts[name]
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(facts))
+    loaded = Manifest.load(tmp_path)
+    assert loaded.samples == manifest.samples
+    assert loaded.facts == manifest.facts
 
 
 def test_numbers_in_names_sort_as_numbers() -> None:

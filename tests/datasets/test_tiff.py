@@ -80,7 +80,7 @@ def test_a_stack_of_pictures_is_refused(tmp_path: Path) -> None:
     ):
         path = tiff(tmp_path, planes, **options)
         for read in (read_image, read_mask, probe):
-            with pytest.raises(DatasetError, match=r"x.tif: holds 5 pages"):
+            with pytest.raises(DatasetError, match=r"x.tif: holds 5 pages.*--pages samples"):
                 read(path)
 
 
@@ -189,6 +189,13 @@ def test_signed_and_wide_numbers_become_floats(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tiff(tmp_path, GREY.astype(np.int32))), GREY)
     with pytest.raises(DatasetError, match="mask value -1000"):
         read_mask(tiff(tmp_path, np.array([[0, -1000]], np.int16)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.float64])
+def test_wide_numbers_become_float32(tmp_path: Path, dtype: type) -> None:
+    image = read_image(tiff(tmp_path, GREY.astype(dtype) * 1000, tile=(16, 16), compression="zlib"))
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image[..., 0], GREY * 1000.0)
 
 
 def test_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:

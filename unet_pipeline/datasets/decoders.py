@@ -1,16 +1,19 @@
-"""The bytes of PNG, JPEG, BMP, GIF, WebP, NPY (and, by `tiff.py`, TIFF) files -> rasters.
+"""The bytes of PNG, JPEG, BMP, GIF and WebP files -> rasters, and the list of all formats.
 
-The content decides, never the name of a file, and the list of formats is closed.
+TIFF is in `tiff.py`, files of arrays are in `array_files.py`. The content decides, never the name
+of a file, and the list of formats is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,35 +27,50 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from unet_pipeline.datasets.raster import (
-    MAX_BYTES,
-    Header,
-    Raster,
-    channel_axis,
-    raster_of_pillow,
-    upright,
+from unet_pipeline.datasets.array_files import (
+    Role,
+    decode_mat,
+    decode_npy,
+    decode_npz,
+    mat_header,
+    npy_header,
+    npz_header,
 )
+from unet_pipeline.datasets.raster import PAGES_HINT, Header, Raster, raster_of_pillow, upright
 from unet_pipeline.datasets.tiff import decode_tiff, tiff_header
 from unet_pipeline.errors import DatasetError
 
 
 class Reader(NamedTuple):
-    """One format: the header of an opened file, and the picture in its bytes."""
+    """One format: the header of an opened file, and the picture in its bytes.
+
+    whole: the header is found only by decoding the file, which refuses by itself what is too large.
+    """
 
     header: Callable[[BinaryIO, str], Header]
     decode: Callable[[bytes, str], Raster]
+    whole: bool = False
 
 
-def reader_for(head: bytes, source: str) -> Reader:
-    """The reader for a file that begins with `head`, its first 16 bytes."""
+def reader_for(head: bytes, source: str, *, role: Role) -> Reader:
+    """The reader for a file that begins with `head`, its first 16 bytes.
+
+    role: what is wanted of a file that holds several arrays.
+    """
     for signature, reader in _READERS:
         if head.startswith(signature):
             return reader
+    if head.startswith(b"PK\x03\x04"):
+        header = functools.partial(npz_header, role=role)
+        return Reader(header, functools.partial(decode_npz, role=role))
+    if head.startswith((b"MATLAB 5.0 MAT", b"MATLAB 7.3 MAT")):
+        header = functools.partial(mat_header, role=role)
+        return Reader(header, functools.partial(decode_mat, role=role), whole=True)
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":  # its length lies in between
         return Reader(_pillow_header(WebPImagePlugin.WebPImageFile), _decode_webp)
     if head.startswith(b"version https://"):
         raise DatasetError(f"{source}: is a Git LFS pointer, not the image; run `git lfs pull`")
-    known = "PNG, JPEG, TIFF, BMP, GIF, WebP, NPY"
+    known = "PNG, JPEG, TIFF, BMP, GIF, WebP, NPY, NPZ, MAT"
     raise DatasetError(f"{source}: is none of the formats that are read ({known})")
 
 
@@ -64,10 +82,8 @@ def _pillow_header(
     def header(file: BinaryIO, source: str) -> Header:
         picture = opener(file)
         if getattr(picture, "n_frames", 1) > 1:
-            raise DatasetError(
-                f"{source}: is an animation of {getattr(picture, 'n_frames', 0)} frames; "
-                "one picture a file is read"
-            )
+            count = getattr(picture, "n_frames", 0)
+            raise DatasetError(f"{source}: is an animation of {count} frames; {PAGES_HINT}")
         channels = 1 if picture.mode in ("1", "L", "LA", "I;16", "I", "F") else 3
         if picture.mode == "P":
             colors = np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
@@ -134,7 +150,7 @@ def _png_chunks(file: BinaryIO, source: str, *, check: bool) -> _Png:
         elif kind == b"eXIf":
             orientation = _exif_orientation(body)
         elif kind == b"acTL":
-            raise DatasetError(f"{source}: is an animation; one picture a file is read")
+            raise DatasetError(f"{source}: is an animation; {PAGES_HINT}")
     return _Png(*fields, orientation)
 
 
@@ -168,34 +184,41 @@ def _decode_png(data: bytes, source: str) -> Raster:
     return raster._replace(pixels=upright(raster.pixels, png.orientation))
 
 
-def _npy_header(file: BinaryIO, source: str) -> Header:
-    shape, dtype = _npy_layout(file)
-    if dtype.hasobject:
-        raise DatasetError(f"{source}: holds Python objects, not numbers; they are never loaded")
-    size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-    if size > MAX_BYTES or not size:
-        raise DatasetError(f"{source}: claims {size} bytes of pixels in the shape {shape}")
-    if len(shape) == 2:
-        return Header(shape[1], shape[0], 1)
-    if channel_axis(shape) == 2:
-        return Header(shape[1], shape[0], shape[2])
-    return Header(shape[2], shape[1], shape[0])
+def count_frames(file: BinaryIO) -> int:
+    """The pictures of an animated GIF, WebP or PNG; 1 for every other file. Decodes none."""
+    with _opened_frames(file) as picture:
+        return 1 if picture is None else getattr(picture, "n_frames", 1)
 
 
-def _npy_layout(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+def decode_frame(file: BinaryIO, index: int, source: str) -> Raster:
+    """One picture of an animation as it is shown, with what lies below it: RGB, or grey."""
+    with _opened_frames(file) as picture:
+        if picture is None:
+            raise DatasetError(f"{source}: is no animation")
+        picture.seek(index)
+        pixels = np.asarray(picture.convert("RGB"))
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    return Raster(np.ascontiguousarray(pixels), lossy=picture.format == "WEBP")
+
+
+@contextlib.contextmanager
+def _opened_frames(file: BinaryIO) -> Iterator[Image.Image | None]:
+    """The file as Pillow opens a format that may be animated, None for other formats."""
+    head = file.read(16)
+    file.seek(0)
+    if head.startswith(b"GIF8"):
+        opener: Callable[[BinaryIO], Image.Image] = GifImagePlugin.GifImageFile
+    elif head.startswith(b"\x89PNG"):
+        opener = PngImagePlugin.PngImageFile
+    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        opener = WebPImagePlugin.WebPImageFile
     else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    return shape, dtype
-
-
-def _decode_npy(data: bytes, source: str) -> Raster:
-    array = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.ndim == 2:
-        return Raster(array[..., None])
-    return Raster(np.moveaxis(array, channel_axis(array.shape), 2))
+        yield None
+        return
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # as in _decode_by_pillow
+    with opener(file) as picture:
+        yield picture
 
 
 def _exif_orientation(exif: bytes | None) -> int:
@@ -240,5 +263,5 @@ _READERS: tuple[tuple[bytes, Reader], ...] = (
     (b"GIF87a", _GIF),
     (b"GIF89a", _GIF),
     (b"BM", _by_pillow(BmpImagePlugin.BmpImageFile)),
-    (b"\x93NUMPY", Reader(_npy_header, _decode_npy)),
+    (b"\x93NUMPY", Reader(npy_header, decode_npy)),
 )

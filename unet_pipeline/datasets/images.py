@@ -1,4 +1,4 @@
-"""One loader for training, evaluation and prediction: image and mask files <-> arrays.
+"""One loader for training, evaluation and prediction: image and mask files -> arrays.
 
 Bytes are read here and handed to decoders; no decoder opens a file itself. Measured reasons: a
 named pipe hangs all of them, cv2.imread accepts truncated JPEGs, torchvision's crash on damaged
@@ -12,15 +12,15 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from unet_pipeline.datasets.array_files import Role
 from unet_pipeline.datasets.decoders import reader_for
 from unet_pipeline.datasets.raster import MAX_BYTES, MAX_PIXELS, Header, Raster
 from unet_pipeline.errors import DatasetError, UserError
@@ -35,8 +35,12 @@ IMAGE_EXTENSIONS = (
     ".gif",
     ".webp",
     ".npy",
+    ".npz",
 )
 """What a folder is searched for, in lower case; the content decides how a file is decoded."""
+
+MASK_EXTENSIONS = (*IMAGE_EXTENSIONS, ".mat")
+"""The same for masks: MATLAB files hold annotations."""
 
 ImageArray = npt.NDArray[np.uint8 | np.uint16 | np.float32]
 Encoding = Literal["grey", "palette", "rgb"]
@@ -50,11 +54,13 @@ class MaskPixels(NamedTuple):
     palette: the colours (N, 3) where the values are palette indices, else None. Masks of 1, 2 or
         4 bits have one too: the grey levels that a viewer shows for their values.
     lossy: the file's compression blurs values (JPEG).
+    void: the file held -1, which is read as 255, or as 65535 where other values reach 255.
     """
 
     values: npt.NDArray[np.uint8 | np.uint16]
     palette: npt.NDArray[np.uint8] | None = None
     lossy: bool = False
+    void: bool = False
 
     @property
     def encoding(self) -> Encoding:
@@ -78,7 +84,8 @@ def read_mask(path: Path, *, encoding: Encoding | None = None) -> npt.NDArray[np
     """The values of a mask file as it holds them: (H, W), or (H, W, 3) for a coloured mask.
 
     Palette images give their indices, 1-, 2- and 4-bit grey its own small numbers, colours with
-    R = G = B a single channel, whole floats integers; alpha is dropped.
+    R = G = B a single channel, whole floats integers; alpha is dropped; -1, the mark of void in
+    many arrays, becomes 255, or 65535 where other values reach 255.
     encoding: of the dataset (`Classes.encoding`); "rgb" gives the colours of a palette image.
     Raises `DatasetError` for a file that cannot be read or holds no mask: fractions, negative
     values, values over 65535, more than three channels.
@@ -91,15 +98,15 @@ def read_mask(path: Path, *, encoding: Encoding | None = None) -> npt.NDArray[np
 
 def probe(path: Path) -> Header:
     """Width, height and channels that `read_image` would give, from the head of the file."""
-    with _open_regular(path) as file, _one_line(str(path)):
-        reader = reader_for(file.read(16), str(path))
+    with open_regular(path) as file, one_line(str(path)):
+        reader = reader_for(file.read(16), str(path), role="image")
         file.seek(0)
         return reader.header(file, str(path))
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file; `DatasetError` for anything else, without ever blocking."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         try:
             return file.read()
         except OSError as error:
@@ -108,7 +115,16 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_image(data: bytes, *, source: str) -> ImageArray:
     """`read_image` for the content of a file; source: what messages call it."""
-    raster = _decode(data, source)
+    return image_of(_decode(data, source, "image"), source)
+
+
+def decode_mask(data: bytes, *, source: str) -> MaskPixels:
+    """`read_mask` for the content of a file, with its palette; source: what messages call it."""
+    return mask_of(_decode(data, source, "mask"), source)
+
+
+def image_of(raster: Raster, source: str) -> ImageArray:
+    """What a file holds, taken as an image; see `read_image`."""
     if raster.palette is not None:
         colors = raster.palette[raster.pixels[..., 0]]
         grey = (colors == colors[..., :1]).all()
@@ -128,9 +144,8 @@ def decode_image(data: bytes, *, source: str) -> ImageArray:
     return array
 
 
-def decode_mask(data: bytes, *, source: str) -> MaskPixels:
-    """`read_mask` for the content of a file, with its palette; source: what messages call it."""
-    raster = _decode(data, source)
+def mask_of(raster: Raster, source: str) -> MaskPixels:
+    """What a file holds, taken as a mask; see `read_mask`."""
     pixels, palette = raster.pixels, raster.palette
     if raster.scale > 1:
         pixels = pixels // raster.scale
@@ -139,10 +154,10 @@ def decode_mask(data: bytes, *, source: str) -> MaskPixels:
     if pixels.shape[2] > 1 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
     if pixels.shape[2] == 1:
-        values = _whole_numbers(pixels[..., 0], source)
+        values, void = _whole_numbers(pixels[..., 0], source)
         if palette is not None and (palette == np.arange(len(palette))[:, None]).all():
             palette = None  # a grey ramp: the index is the grey level
-        return MaskPixels(values, palette, raster.lossy)
+        return MaskPixels(values, palette, raster.lossy, void)
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
         return MaskPixels(np.require(pixels, requirements=["C", "W"]), None, raster.lossy)
     raise DatasetError(
@@ -175,32 +190,11 @@ def to_channels(image: ImageArray, in_channels: int, source: str) -> ImageArray:
     )
 
 
-def encode_png(
-    array: npt.NDArray[np.uint8 | np.uint16], palette: Sequence[Color] | None = None
-) -> bytes:
-    """A PNG file of (H, W) or (H, W, 3), 8 or 16 bits; the pixels come back exactly.
-
-    palette: colours for the values of an 8-bit (H, W) array, which viewers then show.
-    """
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.dtype == np.uint16:
-        # Pillow has no 16-bit colour; OpenCV orders colours blue, green, red
-        picture = array[..., ::-1] if array.ndim == 3 else array
-        return bytes(cv2.imencode(".png", np.ascontiguousarray(picture))[1])
-    image = Image.fromarray(np.ascontiguousarray(array))
-    if palette is not None:
-        image.putpalette([level for color in palette for level in color])
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
-
-
 # ---- files ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[BinaryIO]:
     """The regular file at `path`, opened so that a pipe or a device cannot hang us."""
 
     def opener(name: str, flags: int) -> int:
@@ -228,7 +222,7 @@ def _open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _one_line(source: str) -> Iterator[None]:
+def one_line(source: str) -> Iterator[None]:
     """Turn whatever a decoder raises into one `DatasetError` that names the file."""
     try:
         yield
@@ -239,9 +233,11 @@ def _one_line(source: str) -> Iterator[None]:
         raise DatasetError(f"{source}: cannot be decoded: {reason}") from error
 
 
-def _decode(data: bytes, source: str) -> Raster:
-    with _one_line(source):
-        reader = reader_for(data[:16], source)
+def _decode(data: bytes, source: str, role: Role) -> Raster:
+    with one_line(source):
+        reader = reader_for(data[:16], source, role=role)
+        if reader.whole:
+            return reader.decode(data, source)
         header = reader.header(io.BytesIO(data), source)
         if header.width * header.height > MAX_PIXELS:
             raise DatasetError(
@@ -251,12 +247,17 @@ def _decode(data: bytes, source: str) -> Raster:
         return reader.decode(data, source)
 
 
-def _whole_numbers(values: npt.NDArray[Any], source: str) -> npt.NDArray[np.uint8 | np.uint16]:
-    """`values` (H, W) of any type as uint8 or, where they are larger, uint16."""
+def _whole_numbers(
+    values: npt.NDArray[Any], source: str
+) -> tuple[npt.NDArray[np.uint8 | np.uint16], bool]:
+    """`values` (H, W) of any type as uint8 or, where they are larger, uint16; whether -1 was there.
+
+    See `MaskPixels.void` for what becomes of -1.
+    """
     if values.dtype == np.uint8:
-        return np.require(values, requirements=["C", "W"])
+        return np.require(values, requirements=["C", "W"]), False
     if values.dtype == np.bool_:
-        return values.astype(np.uint8)
+        return values.astype(np.uint8), False
     if values.dtype.kind not in "iuf":
         raise DatasetError(f"{source}: a mask cannot hold numbers of type {values.dtype}")
     if values.dtype.kind == "f":
@@ -267,9 +268,17 @@ def _whole_numbers(values: npt.NDArray[Any], source: str) -> npt.NDArray[np.uint
                 f"({parts.flat[0]:g}, for one): is it a soft mask? Save class values instead"
             )
     low, high = values.min(), values.max()
+    void = bool(low == -1)
+    if void:
+        low = 0
+        mark = 255 if high < 255 else 65535
+        if high >= mark:
+            raise DatasetError(f"{source}: holds -1 (void) beside {high:g}: too many values")
+        values = np.where(values < 0, np.int64(mark), values)
+        high = mark
     if low < 0 or high > 65535:
         raise DatasetError(
             f"{source}: holds the mask value {low if low < 0 else high:g}; values from 0 to 65535 "
             "are possible, so save another number there (255 for void, as a rule)"
         )
-    return values.astype(np.uint8 if high <= 255 else np.uint16)
+    return values.astype(np.uint8 if high <= 255 else np.uint16), void

@@ -6,52 +6,44 @@ the manifest, so that a person can move a sample to another split in a spreadshe
 
 from __future__ import annotations
 
-import csv
-import functools
 import hashlib
-import io
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self
 
 import pydantic
 import yaml
 
 from unet_pipeline.classes import Classes
+from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.samples_csv import SPLITS, Sample, Split, dump_samples, load_samples
 from unet_pipeline.errors import DatasetError, UserError, did_you_mean
 from unet_pipeline.files import make_writable_folder, write_atomic
+
+__all__ = [
+    "FACTS_FILE",
+    "FORMAT_VERSION",
+    "SAMPLES_FILE",
+    "SPLITS",
+    "DatasetFacts",
+    "Extent",
+    "FoldFacts",
+    "ImageSize",
+    "Manifest",
+    "ObjectSizes",
+    "Sample",
+    "Split",
+    "count_splits",
+    "fingerprint",
+    "natural_key",
+]
 
 FORMAT_VERSION: Final = 1
 FACTS_FILE = "dataset.yaml"
 SAMPLES_FILE = "samples.csv"
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image with its mask.
-
-    sample_id: unique in the dataset; the path inside the data folder, without roles and extension.
-    image, mask: absolute paths; mask is None where there is none.
-    group: samples of one group are never parted by a split.
-    width, height: in pixels, upright.
-    content: a digest of the bytes of both files, from which the fingerprint is made.
-    """
-
-    sample_id: str
-    image: Path
-    mask: Path | None
-    split: Split
-    group: str
-    width: int
-    height: int
-    content: str = ""
 
 
 class Extent(pydantic.BaseModel):
@@ -73,6 +65,29 @@ class ImageSize(pydantic.BaseModel):
     width: Extent
 
 
+class ObjectSizes(pydantic.BaseModel):
+    """The connected objects of one class in the training masks; areas in pixels."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    num_objects: int
+    min_area: int
+    median_area: int
+    max_area: int
+
+
+class FoldFacts(pydantic.BaseModel):
+    """Those of the `DatasetFacts` that depend on which samples train, when one fold validates."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    value_range: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_pixel_counts: tuple[int, ...]
+    ignored_pixels: int
+
+
 class DatasetFacts(pydantic.BaseModel):
     """What training needs to know about the data and nobody may set by hand.
 
@@ -81,6 +96,9 @@ class DatasetFacts(pydantic.BaseModel):
     mean, std: one number a channel over the training pixels, in units of that range.
     class_pixel_counts, ignored_pixels: over the training masks.
     fingerprint: sha256 over sample ids, splits and file contents; independent of the folder.
+    percentiles: name, such as p1, -> one number a channel over the training pixels, in the values
+        of the files. objects: class name -> its objects in the training masks. For reports.
+    folds: entry i holds when fold i validates and all others train.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +116,9 @@ class DatasetFacts(pydantic.BaseModel):
     num_samples: dict[Split, int]
     image_size: ImageSize
     fingerprint: str
+    percentiles: dict[str, tuple[float, ...]] = {}
+    objects: dict[str, ObjectSizes] = {}
+    folds: tuple[FoldFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,19 +126,46 @@ class Manifest:
     """A dataset: its facts and its samples.
 
     root: the folder of the manifest, or the data folder where it was indexed in memory.
-    notes: what was recognised, assumed or left out, one sentence each, for the user; not saved.
+    findings: what was recognised, assumed, left out or looks wrong; not saved.
     """
 
     root: Path
     facts: DatasetFacts
     samples: tuple[Sample, ...]
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def split(self, name: Split) -> list[Sample]:
         """The samples of one split, in the order of the manifest."""
         if name not in SPLITS:
             raise UserError(f"unknown split {name!r}{did_you_mean(name, SPLITS)}")
         return [sample for sample in self.samples if sample.split == name]
+
+    def fold(self, number: int) -> Self:
+        """The dataset in which fold `number` validates and all other folds train.
+
+        Test samples stay what they are, samples without a fold train. The facts are those of the
+        samples that train now; percentiles and objects are not known for a fold. Folds of the
+        result can be taken again.
+        Raises `UserError` where there is no such fold.
+        """
+        count = len(self.facts.folds)
+        if not count:
+            raise UserError(
+                f"{self.root} has no folds: make them with `unet prepare SOURCE --folds 5` and "
+                "another --output"
+            )
+        if not 0 <= number < count:
+            raise UserError(f"fold {number}: {self.root} has the folds 0 to {count - 1}")
+
+        def role(sample: Sample) -> Split:
+            if sample.split == "test":
+                return "test"
+            return "val" if sample.fold == number else "train"
+
+        samples = tuple(replace(sample, split=role(sample)) for sample in self.samples)
+        changes = self.facts.folds[number].model_dump()
+        changes |= {"percentiles": {}, "objects": {}, **_of_rows(samples)}
+        return replace(self, facts=self.facts.model_copy(update=changes), samples=samples)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -127,31 +175,10 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write dataset.yaml and samples.csv into `folder`, each whole or not at all."""
         make_writable_folder(folder)
-        base = folder.resolve()
-        parents: dict[Path, str] = {}  # of each folder of files, as seen from the manifest
-        for path in (p for s in self.samples for p in (s.image, s.mask) if p is not None):
-            if path.parent not in parents:
-                # links among the folders are resolved; a link at the file itself is not
-                parents[path.parent] = Path(os.path.relpath(path.parent.resolve(), base)).as_posix()
-
-        def relative(path: Path | None) -> str:
-            if path is None:
-                return ""
-            parent = parents[path.parent]
-            return path.name if parent == "." else f"{parent}/{path.name}"
-
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for s in self.samples:
-            files = (relative(s.image), relative(s.mask))
-            writer.writerow([s.sample_id, *files, s.split, s.group, s.width, s.height, s.content])
         facts = yaml.safe_dump(
             self.facts.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
-        # File names need not be UTF-8; what they hold instead goes in and out unchanged
-        samples = table.getvalue().encode("utf-8", "surrogateescape")
-        write_atomic(folder / SAMPLES_FILE, samples)
+        write_atomic(folder / SAMPLES_FILE, dump_samples(self.samples, folder))
         write_atomic(folder / FACTS_FILE, facts)
 
     @classmethod
@@ -168,15 +195,26 @@ class Manifest:
                 "make one with `unet prepare`"
             )
         facts = _load_facts(folder / FACTS_FILE)
-        samples = tuple(_load_samples(folder / SAMPLES_FILE))
-        _check_files_exist(folder, samples)
-        facts = facts.model_copy(
-            update={
-                "num_samples": count_splits(samples),
-                "fingerprint": fingerprint(samples),
-            }
-        )
-        return cls(folder, facts, samples)
+        samples, gone = load_samples(folder / SAMPLES_FILE)
+        if gone:
+            shown = ", ".join(str(file) for file in gone[:5])
+            number = sum(1 + (sample.mask is not None) for sample in samples)
+            raise DatasetError(
+                f"{folder}: {len(gone)} of {number} files of the dataset are not there any more "
+                f"(the first: {shown}); put them back where they were, or prepare again"
+            )
+        highest = max((s.fold for s in samples if s.fold is not None), default=-1)
+        if highest >= len(facts.folds):
+            raise DatasetError(
+                f"{folder / SAMPLES_FILE}: has a fold {highest}, but {FACTS_FILE} knows "
+                f"{len(facts.folds)} folds, counted from 0; correct the column, or prepare again"
+            )
+        return cls(folder, facts.model_copy(update=_of_rows(samples)), tuple(samples))
+
+
+def _of_rows(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The facts that follow from the rows of samples.csv, whoever wrote them."""
+    return {"num_samples": count_splits(samples), "fingerprint": fingerprint(samples)}
 
 
 def count_splits(samples: Iterable[Sample]) -> dict[Split, int]:
@@ -187,8 +225,12 @@ def count_splits(samples: Iterable[Sample]) -> dict[Split, int]:
 
 def fingerprint(samples: Iterable[Sample]) -> str:
     """Sha256 over ids, splits and contents, whatever the order of the rows and the folder."""
-    rows = sorted((s.sample_id, s.split, s.content) for s in samples)
-    text = "".join(f"{len(part)}:{part}" for row in rows for part in row)  # no two lists alike
+    rows = sorted(samples, key=lambda s: s.sample_id)
+    # with their lengths, so that no two lists are alike
+    text = "".join(
+        f"{len(s.sample_id)}:{s.sample_id}{len(s.split)}:{s.split}{len(s.content)}:{s.content}"
+        for s in rows
+    )
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -201,9 +243,6 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
     parts = re.split(r"([0-9]+)", text)
     key = [(0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p.casefold()) for p in parts]
     return key, text  # names that differ in case alone still have an order
-
-
-_COLUMNS = ("sample_id", "image", "mask", "split", "group", "width", "height", "content")
 
 
 def _load_facts(path: Path) -> DatasetFacts:
@@ -226,77 +265,3 @@ def _load_facts(path: Path) -> DatasetFacts:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise DatasetError(f"{path}: {place}: {problem['msg']}; prepare again") from error
-
-
-def _load_samples(path: Path) -> list[Sample]:
-    # utf-8-sig: spreadsheets put a mark in front; and some write semicolons or tabs
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = next(rows, [])
-    missing = [name for name in _COLUMNS[:-1] if name not in header]
-    if missing:
-        raise DatasetError(f"{path}: has no column {', '.join(missing)}; prepare again")
-    places = [header.index(name) if name in header else None for name in _COLUMNS]
-    base = path.parent.resolve()
-
-    @functools.cache
-    def folder(relative: str) -> Path:
-        return Path(os.path.normpath(base / relative))
-
-    samples = []
-    for number, row in enumerate(rows, start=2):
-        if any(row):
-            cells = ["" if at is None or at >= len(row) else row[at] for at in places]
-            samples.append(_sample(cells, folder, f"{path}, row {number}"))
-    if not samples:
-        raise DatasetError(f"{path}: has no rows; prepare again")
-    counts = Counter(s.sample_id for s in samples)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise DatasetError(f"{path}: {len(twice)} sample ids occur twice ({', '.join(twice[:5])})")
-    return samples
-
-
-def _sample(cells: list[str], folder: Callable[[str], Path], source: str) -> Sample:
-    sample_id, image, mask, split, group, width, height, content = cells
-    if not sample_id or not image:
-        raise DatasetError(f"{source}: sample_id or image is empty; remove the row or fill it")
-    if split not in SPLITS:
-        raise DatasetError(f"{source}: unknown split {split!r}{did_you_mean(split, SPLITS)}")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise DatasetError(f"{source}: width {width!r} and height {height!r} must be whole numbers")
-    return Sample(
-        sample_id=sample_id,
-        image=_absolute(folder, image),
-        mask=_absolute(folder, mask) if mask else None,
-        split=split,
-        group=group or sample_id,
-        width=int(width),
-        height=int(height),
-        content=content,
-    )
-
-
-def _absolute(folder: Callable[[str], Path], relative: str) -> Path:
-    parent, name = os.path.split(relative)
-    return folder(parent) / name
-
-
-def _check_files_exist(folder: Path, samples: Iterable[Sample]) -> None:
-    """Refuse a manifest whose files are gone; one listing a folder, not one question a file."""
-    files = [f for s in samples for f in (s.image, s.mask) if f is not None]
-    present: dict[Path, set[str]] = {}
-    for parent in {file.parent for file in files}:
-        try:
-            present[parent] = {path.name for path in parent.iterdir()}
-        except OSError:
-            present[parent] = set()
-    gone = [file for file in files if file.name not in present[file.parent]]
-    if gone:
-        shown = ", ".join(str(file) for file in gone[:5])
-        raise DatasetError(
-            f"{folder}: {len(gone)} of {len(files)} files of the dataset are not there any more "
-            f"(the first: {shown}); put them back where they were, or prepare again"
-        )

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydantic
 
-from unet_pipeline.classes import Classes, MaskValue, default_colors
-from unet_pipeline.datasets.checks import name_five
-from unet_pipeline.datasets.class_list import ClassList
+from unet_pipeline.classes import Classes, MaskValue, default_colors, pack_value, unpack_value
+from unet_pipeline.datasets.findings import name_five
 from unet_pipeline.datasets.images import Color, Encoding
 from unet_pipeline.datasets.manifest import natural_key
-from unet_pipeline.datasets.scan import MaskScan, pack, unpack
+from unet_pipeline.datasets.value_histograms import MAX_FOUND_CLASSES, blurred_classes
+from unet_pipeline.datasets.value_table import (
+    Use,
+    ValueTable,
+    count_values,
+    keyed_counts,
+    snapping,
+)
 from unet_pipeline.errors import DatasetError, UserError
 
-MAX_FOUND_CLASSES = 64
-"""More different values than this are not classes unless somebody has named them."""
+if TYPE_CHECKING:  # formats import the names of void from here
+    from unet_pipeline.datasets.formats.class_list import ClassList
+
+__all__ = ["VOID_NAMES", "ValueTable", "count_values", "find_classes", "keyed_counts", "snapping"]
 
 VOID_NAMES = frozenset(
     {"void", "unlabelled", "unlabeled", "ignore", "ignored", "background-void", "dontcare"}
@@ -26,90 +35,12 @@ VOID_NAMES = frozenset(
 _VOC_BORDER = (224, 224, 192)  # the colour of index 255 in the palette of Pascal VOC
 
 
-@dataclass
-class Use:
-    """How often a mask value occurs, and in which masks (the first five by id)."""
-
-    pixels: int = 0
-    num_masks: int = 0
-    examples: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ValueTable:
-    """The mask values of a whole dataset, colours packed as 0xRRGGBB.
-
-    complete: whether every value is listed; a file of very many values lists the frequent ones.
-    """
-
-    encoding: Encoding
-    uses: Mapping[int, Use]
-    palette: Mapping[int, Color]
-    complete: bool
-    lossy: bool
-
-
-def count_values(scans: Iterable[tuple[str, MaskScan]]) -> ValueTable:
-    """The values of all masks, under the one encoding that suits all of them.
-
-    scans: the id of each sample and what was read of its mask.
-    """
-    rows = list(scans)
-    encoding, palette = _common_encoding([mask for _, mask in rows])
-    uses: dict[int, Use] = {}
-    for sample_id, mask in rows:
-        for key, pixels in keyed_counts(mask, encoding).items():
-            use = uses.setdefault(key, Use())
-            use.pixels += pixels
-            use.num_masks += 1
-            if len(use.examples) < 5:
-                use.examples.append(sample_id)
-    complete = all(mask.num_values == len(mask.counts) for _, mask in rows)
-    return ValueTable(encoding, uses, palette, complete, any(mask.lossy for _, mask in rows))
-
-
-def keyed_counts(mask: MaskScan, encoding: Encoding) -> dict[int, int]:
-    """The pixels of each value of one mask, the values as the dataset's encoding has them."""
-    if encoding != "rgb" or mask.encoding == "rgb":
-        return mask.counts
-    counts: dict[int, int] = {}
-    for value, pixels in mask.counts.items():
-        key = pack(mask.palette[value]) if mask.palette else value * 0x010101
-        counts[key] = counts.get(key, 0) + pixels
-    return counts
-
-
-def _common_encoding(masks: Sequence[MaskScan]) -> tuple[Encoding, dict[int, Color]]:
-    """One encoding for all masks, and the palette where values are indices.
-
-    Masks of 1 bit count as palette images of black and white. Colours, not indices, are what
-    counts where an index has another colour in another file, and where black and white files
-    (0, 1) stand beside grey ones (0, 255).
-    """
-    kinds = {mask.encoding for mask in masks}
-    palette: dict[int, Color] = {}
-    agree = all(
-        palette.setdefault(value, color) == color
-        for mask in masks
-        for value, color in mask.palette.items()
-    )
-    if "rgb" in kinds or not agree:
-        return "rgb", {}
-    if kinds == {"palette"}:
-        return "palette", palette
-    greys = {value for mask in masks if mask.encoding == "grey" for value in mask.counts}
-    shown_alike = all(color == (value, value, value) for value, color in palette.items())
-    all_grey = all(red == green == blue for red, green, blue in palette.values())
-    if not shown_alike and all_grey and not greys <= set(palette) and max(greys) <= 255:
-        return "rgb", {}
-    return "grey", palette
-
-
 def find_classes(
     table: ValueTable,
     *,
     source: Path,
     listed: ClassList | None = None,
+    format_void: Sequence[MaskValue] = (),
     ignore_values: Sequence[MaskValue] = (),
     class_names: Sequence[str] | None = None,
     values: Sequence[MaskValue] | None = None,
@@ -117,16 +48,27 @@ def find_classes(
 ) -> tuple[Classes, list[str]]:
     """The classes of a dataset whose masks hold the values of `table`, and notes for the user.
 
-    The classes are those of `values`; else those of a class list with values; else the values
-    that occur, in ascending order (black first among colours), named by `class_names` or by a
-    class list without values where their number fits. Void are `ignore_values`, classes with a
-    name such as void or unlabelled, 255 beside at least two values 0..K-1, and the border colour
-    of Pascal VOC. other: the class index of every value that is not in `values`.
+    The classes are those of `values`; else those of a class list with values; else background and
+    foreground, where the masks number objects; else the values that occur, in ascending order
+    (black first among colours), named by `class_names` or by a class list without values where
+    their number fits. Values blurred by JPEG are first snapped to the classes, or to the most
+    frequent values among which they lie. Void are `ignore_values`, those of the format
+    (`format_void`, which the masks need not hold), what -1 is read as, classes with a name such as
+    void or unlabelled, 255 beside at least two values 0..K-1, and the border colour of Pascal VOC.
+    other: the class index of every value that is not in `values`.
     Raises `DatasetError` for values outside the declared classes, for too many values, and where
     fewer than two classes remain; `UserError` for options that do not fit the masks.
     """
     _check_options(table, ignore_values, values, other)
     notes: list[str] = []
+    void = {*ignore_values, *_void_of_files(table, source, values or (), notes)}
+    colored = table.encoding == "rgb"
+    declared_by_user = values or ()
+    void |= {
+        value
+        for value in format_void
+        if isinstance(value, tuple) == colored and value not in declared_by_user
+    }
     if values is not None:
         names = class_names or _default_names(values, table.encoding)
         if len(names) != len(values):
@@ -139,24 +81,62 @@ def find_classes(
         assert listed.values is not None
         declared = _Declared(listed.source, list(zip(listed.values, listed.names, strict=True)))
         notes.append(f"{len(listed.names)} names of classes by {listed.source}")
+    elif _numbers_objects(table, class_names):
+        declared = _numbered(table, listed, class_names, void, notes)
+        other = 1
     else:
-        found = [value for value in _found(table) if value not in ignore_values]
-        declared = _by_occurrence(table, source, found, listed, class_names, notes)
-    void = set(ignore_values)
+        plain = _without_blur(table)
+        found = [value for value in _found(plain) if value not in void]
+        declared = _by_occurrence(plain, source, found, listed, class_names, notes)
     for value, name in declared.classes:
         if name.casefold() in VOID_NAMES and value not in void:
             void.add(value)
             notes.append(f"mask value {_show(value)} is void, by its name {name!r}")
+    snap = table.lossy and other is None
+    if other is None and not snap:
+        void |= _void_beside(table, source, declared, void, notes)
     kept = [(value, name) for value, name in declared.classes if value not in void]
-    known = {value for value, _ in kept} | void
-    unknown = [value for value in _found(table) if value not in known]
-    if 255 in unknown and other is None and _is_void(255, [v for v, _ in kept], table):
-        void.add(255)
-        unknown.remove(255)
+    classes = _build(table, source, kept, sorted(void, key=pack_value), other, snap, listed)
+    if snap:
+        notes.append(_about_blur(table, classes))
+    return classes, notes
+
+
+def _void_beside(
+    table: ValueTable,
+    source: Path,
+    declared: _Declared,
+    void: set[MaskValue],
+    notes: list[str],
+) -> set[MaskValue]:
+    """255 where it is void among the declared classes; raises for other values outside them."""
+    kept = [value for value, _ in declared.classes if value not in void]
+    unknown = [value for value in _found(table) if value not in (*kept, *void)]
+    if 255 in unknown and _is_void(255, kept, table):
         notes.append("mask value 255 is void (ignored); name it with --class-names if it is not")
-    if unknown and other is None:
+        unknown.remove(255)
+        void = {255}
+    else:
+        void = set()
+    if unknown:
         raise _outside(table, source, declared, unknown)
-    return _build(table, source, kept, sorted(void, key=pack), other), notes
+    return void
+
+
+def _void_of_files(
+    table: ValueTable, source: Path, values: Sequence[MaskValue], notes: list[str]
+) -> list[MaskValue]:
+    """The values as which the -1 of mask files is read; none that the user has declared."""
+    if table.void_clash is not None:
+        raise DatasetError(
+            f"{source}: the masks hold -1 (void), which is read as 255, and {table.void_clash} "
+            "holds the value 255 itself; save void as 65535 instead of -1"
+        )
+    void = [unpack_value(key, table.encoding) for key in table.void]
+    void = [value for value in void if value not in values]
+    if void:
+        notes.append(f"mask value -1 is void (ignored); it is read as {_show_all(void)}")
+    return void
 
 
 @dataclass(frozen=True)
@@ -179,7 +159,7 @@ def _check_options(
             kind = "colours, such as 255/0/0" if colored else "whole numbers"
             raise UserError(f"mask value {_show(value)}: the masks of this data hold {kind}")
     for value in ignore_values:
-        if pack(value) not in table.uses and table.complete:
+        if pack_value(value) not in table.uses and table.complete and not table.lossy:
             raise UserError(
                 f"--ignore-values {_show(value)}: no mask holds it; they hold "
                 f"{_show_all(_found(table))}"
@@ -228,10 +208,67 @@ def _by_occurrence(
             )
         return _Declared("the class names given", classes)
     _check_plausible(table, source, plain)
-    if 255 in plain and len(plain) > 3 and all(pack(v) < MAX_FOUND_CLASSES for v in rest):
+    if 255 in plain and len(plain) > 3 and all(pack_value(v) < MAX_FOUND_CLASSES for v in rest):
         notes.append("mask value 255 is a class here; if it means void, use --ignore-values 255")
+    numbering = table.numbering
+    if numbering is not None and not numbering.sure:
+        notes.append(
+            f"masks hold 1, 2, ... up to {numbering.most}, another number in each: if these number "
+            "objects, use --values 0,255 --other 1"
+        )
     names = _default_names(plain, table.encoding)
     return _Declared("the masks", list(zip(plain, names, strict=True)))
+
+
+def _numbers_objects(table: ValueTable, class_names: Sequence[str] | None) -> bool:
+    """Whether the masks number objects, and the user has not named a class for each number."""
+    sure = table.numbering is not None and table.numbering.sure
+    return sure and (class_names is None or len(class_names) == 2)
+
+
+def _numbered(
+    table: ValueTable,
+    listed: ClassList | None,
+    class_names: Sequence[str] | None,
+    void: set[MaskValue],
+    notes: list[str],
+) -> _Declared:
+    """Background and foreground; 255 is what viewers show as white."""
+    assert table.numbering is not None
+    names: Sequence[str] = class_names or ("background", "foreground")
+    if class_names is None and listed is not None and listed.values is None:
+        if len(listed.names) <= 2:
+            names = listed.names if len(listed.names) == 2 else ("background", *listed.names)
+        else:
+            notes.append(f"{listed.source} was left out: the masks number objects")
+    bits = " (16-bit)" if table.numbering.wide else ""
+    notes.append(
+        f"masks number up to {table.numbering.most:,} objects{bits}: all of them are `{names[1]}`"
+    )
+    white = 254 if 255 in void else 255
+    return _Declared("the masks", list(zip((0, white), names, strict=True)))
+
+
+def _without_blur(table: ValueTable) -> ValueTable:
+    """`table` with the values alone that JPEG has blurred; as it is where there are none."""
+    if not table.lossy:
+        return table
+    pixels = {key: use.pixels for key, use in table.uses.items()}
+    keys = blurred_classes(pixels, table.num_pixels, table.encoding)
+    if len(keys) < 2:
+        return table
+    uses = {key: table.uses.get(key, Use()) for key in keys}
+    return replace(table, uses=uses, complete=True, lossy=False)
+
+
+def _about_blur(table: ValueTable, classes: Classes) -> str:
+    pixels, furthest = snapping(table, classes)
+    values = _show_all([*classes.values, *classes.ignore_values])
+    share = pixels / max(table.num_pixels, 1)
+    return (
+        f"masks are JPEG: {share:.1%} of their pixels were snapped to the nearest of {values} (the "
+        f"furthest by {furthest:.0f}); list all values with --values if one is missing"
+    )
 
 
 def _named_values(
@@ -247,7 +284,7 @@ def _named_values(
             return list(zip(values, names, strict=True))
     if table.encoding == "rgb" or not plain:
         return []
-    top = max(pack(value) for value in plain)
+    top = max(pack_value(value) for value in plain)
     if top < len(names):
         return list(enumerate(names))
     if top == len(names) and 0 in plain:
@@ -259,7 +296,7 @@ def _is_void(value: int, others: Sequence[MaskValue], table: ValueTable) -> bool
     """Whether 255 beside the values `others` is the usual mark for void."""
     if table.encoding == "palette" and table.palette.get(value) == _VOC_BORDER:
         return True
-    return len(others) >= 2 and sorted(map(pack, others)) == list(range(len(others)))
+    return len(others) >= 2 and sorted(map(pack_value, others)) == list(range(len(others)))
 
 
 def _check_plausible(table: ValueTable, source: Path, found: list[MaskValue]) -> None:
@@ -271,7 +308,8 @@ def _check_plausible(table: ValueTable, source: Path, found: list[MaskValue]) ->
     if table.lossy and (many or len(found) > 2):
         raise DatasetError(
             f"{source}: the masks are JPEG files, whose compression blurs values: they hold "
-            f"{count} different {what}; save them as PNG from the original"
+            f"{count} different {what}; save them as PNG from the original, or list the {what} of "
+            "the classes with --values"
         )
     if many and table.encoding == "rgb":
         raise DatasetError(
@@ -290,7 +328,7 @@ def _check_plausible(table: ValueTable, source: Path, found: list[MaskValue]) ->
 def _outside(
     table: ValueTable, source: Path, declared: _Declared, unknown: list[MaskValue]
 ) -> DatasetError:
-    uses = [table.uses[pack(value)] for value in unknown]
+    uses = [table.uses[pack_value(value)] for value in unknown]
     masks = sorted({name for use in uses for name in use.examples}, key=natural_key)
     known = _show_all([value for value, _ in declared.classes])
     return DatasetError(
@@ -306,16 +344,21 @@ def _build(
     kept: list[tuple[MaskValue, str]],
     void: list[MaskValue],
     other: int | None,
+    snap: bool,
+    listed: ClassList | None,
 ) -> Classes:
     values = [value for value, _ in kept]
     if len(values) < 2:
         raise DatasetError(
             f"{source}: the masks hold {_show_all(_found(table)) or 'no value'}"
             + (f", of which {_show_all(void)} is void" if void else "")
-            + ": at least two classes are needed; are these the right masks?"
+            + ": at least two classes are needed; check that these are the right masks"
         )
     colors: Sequence[Color] = default_colors(len(values))
     shown = [v if isinstance(v, tuple) else table.palette.get(v) for v in values]
+    if listed is not None and listed.colors is not None and listed.values is not None:
+        named = dict(zip(listed.values, listed.colors, strict=True))
+        shown = [named.get(value, color) for value, color in zip(values, shown, strict=True)]
     if len(set(shown)) == len(shown) and None not in shown:
         colors = [color for color in shown if color is not None]
     try:
@@ -325,6 +368,7 @@ def _build(
             values=tuple(values),
             ignore_values=tuple(void),
             other=other,
+            snap=snap,
             encoding=table.encoding,
         )
     except pydantic.ValidationError as error:
@@ -337,13 +381,13 @@ def _default_names(values: Sequence[MaskValue], encoding: Encoding) -> list[str]
     if len(values) == 2:
         return ["background", "foreground"]
     if encoding == "rgb":
-        return [f"color_{pack(value):06x}" for value in values]
+        return [f"color_{pack_value(value):06x}" for value in values]
     return [f"class_{value}" for value in values]
 
 
 def _found(table: ValueTable) -> list[MaskValue]:
     """The values that occur, ascending; black, packed as 0, comes first."""
-    return [unpack(key, table.encoding) for key in sorted(table.uses)]
+    return [unpack_value(key, table.encoding) for key in sorted(table.uses)]
 
 
 def _show(value: MaskValue) -> str:

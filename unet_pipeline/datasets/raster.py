@@ -15,6 +15,13 @@ MAX_BYTES = 2**32
 """The size of a file, and of its decoded pixels."""
 
 
+PAGES_HINT = (
+    "one picture a file is read: use --pages samples (each page is a sample) or --pages channels "
+    "(each is a channel)"
+)
+"""What to do with a file of several pages or frames."""
+
+
 class Raster(NamedTuple):
     """What a file holds, before it is taken as an image or as a mask.
 

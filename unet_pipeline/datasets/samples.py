@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.datasets.images import encode_png
+from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.errors import UserError
 from unet_pipeline.files import make_writable_folder, resource_errors, write_atomic
 

@@ -1,62 +1,133 @@
-"""Which samples train, which choose the model (val), which give the final figures (test)."""
+"""Which samples train, which choose the model (val), which give the final figures (test); folds.
+
+The place of a group follows from a hash of (seed, key) and from nothing else, so images that are
+added later move no old one. Only where a part would be empty or lack a class does a group move.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
-from unet_pipeline.datasets.manifest import Split
+from unet_pipeline.datasets.manifest import SPLITS, Sample, Split
+from unet_pipeline.datasets.topping_up import Group, top_up
 from unet_pipeline.errors import DatasetError, UserError
 
 SplitBy = Literal["random", "order"]
+Part = TypeVar("Part", Split, int)
+
+
+class Splits(NamedTuple):
+    """The split of every sample, and a sentence about each group that was moved."""
+
+    of_samples: list[Split]
+    notes: tuple[str, ...] = ()
 
 
 def assign_splits(
     groups: Sequence[str],
     *,
-    given: Sequence[Split | None] | None = None,
     val_fraction: float,
     test_fraction: float,
     by: SplitBy,
     seed: int,
-) -> list[Split]:
+    keys: Sequence[str] | None = None,
+    presence: Sequence[frozenset[int]] | None = None,
+    class_names: Sequence[str] = (),
+    given: Sequence[Split | None] | None = None,
+    former: Sequence[Split | None] | None = None,
+) -> Splits:
     """The split of every sample; samples of one group always share theirs.
 
     groups: the group of each sample, in natural order.
+    keys: what is hashed, for each sample: the name of its group where somebody named it, else a
+        digest of its picture, so that renaming or converting files moves nothing; the group where
+        None.
+    presence: the classes in the mask of each sample, to be spread over the splits.
+    class_names: by class index, for the notes.
+    by: "random": test where the hash u of the group is below test_fraction, val where it is below
+        test_fraction + val_fraction, else train. "order": contiguous blocks at the end are held
+        out, in the order train, val, test, as consecutive slices or frames demand.
     given: the split that the data came with, or None. Given splits are kept. What is missing is
         carved out of train: val, and test unless both train and val were given.
-    by: "random" ranks the groups by a hash of (seed, group); "order" holds out contiguous blocks
-        at the end, in the order train, val, test, as consecutive slices or frames demand.
-    Fractions are of all samples that are divided. Every split whose fraction is not 0 gets at
-    least one group where there are enough of them, val before test; train always has one.
+    former: the split in an earlier division (see `match_former`), or None; it is kept before all
+        others, and new samples of such a group follow it.
+    Every split whose fraction is not 0 gets at least one group where there are enough of them, val
+    before test; train always has one. A class that occurs in at least as many groups as there are
+    splits gets into each of them. What was moved for that is in the notes.
     Raises `UserError` for fractions that leave nothing to train on, `DatasetError` where the data
     came with held-out splits but nothing to train on.
     """
     _check_fractions(val_fraction, test_fraction)
     known = list(given) if given is not None else [None] * len(groups)
-    present = set(known) - {None}
-    if present and "train" not in present:
-        raise DatasetError(
-            f"the data has splits ({', '.join(sorted(str(p) for p in present))}) but none to train "
-            "on: add a folder train, or give a folder without splits, which is then divided"
+    kept = list(former) if former is not None else [None] * len(groups)
+    fractions = _to_carve(known, {"val": val_fraction, "test": test_fraction})
+    result: list[Split] = [old or split or "train" for old, split in zip(kept, known, strict=True)]
+    follows = _of_groups(groups, kept, SPLITS)
+    loose = [i for i, split in enumerate(known) if split in ("train", None)]
+    if by == "order":
+        sizes = Counter(groups[i] for i in loose)  # in the order of their first sample
+        targets = {part: share * len(loose) for part, share in fractions.items()}
+        chosen, notes = _by_order(sizes, targets), []
+    else:
+        edge = fractions.get("test", 0.0)
+        top = edge + fractions.get("val", 0.0)
+        intervals: dict[Split, tuple[float, float]] = {"train": (top, 1.0)}
+        intervals |= {"val": (edge, top)} if "val" in fractions else {}
+        intervals |= {"test": (0.0, edge)} if "test" in fractions else {}
+        hashes = _hashes(groups, keys or groups, seed, purpose="split")
+        units = _units(groups, presence, loose, hashes, intervals, follows)
+        notes = top_up(units, intervals, class_names=class_names)
+        chosen = {unit.name: unit.part for unit in units}
+    for i in loose:
+        result[i] = kept[i] or follows.get(groups[i]) or chosen.get(groups[i], "train")
+    return Splits(result, tuple(notes))
+
+
+def assign_folds(
+    groups: Sequence[str],
+    keys: Sequence[str],
+    *,
+    num_folds: int,
+    seed: int,
+    presence: Sequence[frozenset[int]] | None = None,
+    former: Sequence[int | None] | None = None,
+) -> list[int]:
+    """The fold, from 0 to num_folds - 1, of every sample; samples of one group share theirs.
+
+    It is a hash of the group, independent of the one of the split; no fold stays empty, and a
+    class that occurs in at least num_folds groups gets into each fold. Samples of the test split
+    belong to no fold: leave them out.
+    former: the fold in an earlier division, or None; it is kept.
+    Raises `UserError` for fewer than two folds, fewer groups than folds, or another number of
+    folds than the earlier division has.
+    """
+    number = len(set(groups))
+    if num_folds < 2:
+        raise UserError(f"{num_folds} folds: at least 2 are needed, such as --folds 5")
+    if number < num_folds:
+        raise UserError(
+            f"{num_folds} folds need as many groups of samples, this dataset has {number}: "
+            "use fewer --folds"
         )
-    parts: list[Split] = []
-    if "test" not in present and not {"train", "val"} <= present and test_fraction > 0:
-        parts.append("test")
-    if "val" not in present and val_fraction > 0:
-        parts.append("val")
-    result: list[Split] = [split or "train" for split in known]
-    pool = [i for i, split in enumerate(result) if split == "train"]
-    sizes: dict[str, int] = {}
-    for i in pool:
-        sizes[groups[i]] = sizes.get(groups[i], 0) + 1
-    fractions = {"val": val_fraction, "test": test_fraction}
-    targets = {part: fractions[part] * len(pool) for part in parts}
-    chosen = _by_rank(sizes, targets, seed) if by == "random" else _by_order(sizes, targets)
-    for i in pool:
-        result[i] = chosen.get(groups[i], "train")
-    return result
+    kept = list(former) if former is not None else [None] * len(groups)
+    highest = max((fold for fold in kept if fold is not None), default=0)
+    if highest >= num_folds:
+        raise UserError(
+            f"--folds {num_folds}: the former dataset has a fold {highest}, so at least "
+            f"{highest + 1} folds; ask for as many"
+        )
+    intervals = {i: (i / num_folds, (i + 1) / num_folds) for i in range(num_folds)}
+    follows = _of_groups(groups, kept, range(num_folds))
+    hashes = _hashes(groups, keys, seed, purpose="fold")
+    units = _units(groups, presence, range(len(groups)), hashes, intervals, follows)
+    top_up(units, intervals)
+    chosen = {unit.name: unit.part for unit in units}
+    return [
+        chosen[group] if fold is None else fold for group, fold in zip(groups, kept, strict=True)
+    ]
 
 
 def merge_duplicates(groups: Sequence[str], contents: Sequence[object]) -> list[str]:
@@ -79,6 +150,92 @@ def merge_duplicates(groups: Sequence[str], contents: Sequence[object]) -> list[
     return [root(group) for group in groups]
 
 
+def match_former(
+    former: Iterable[Sample], ids: Sequence[str], contents: Sequence[str]
+) -> list[Sample | None]:
+    """Which sample of an earlier dataset each sample is; None for a new one.
+
+    The content of the files decides, whatever they are called now; where it is not known there, or
+    stands in several splits or folds, the sample id does.
+    """
+    by_id: dict[str, Sample] = {}
+    by_content: dict[str, Sample | None] = {}
+    for sample in former:
+        by_id[sample.sample_id] = sample
+        twin = by_content.setdefault(sample.content, sample)
+        if twin and (twin.split, twin.fold) != (sample.split, sample.fold):
+            by_content[sample.content] = None
+    by_content.pop("", None)
+    return [
+        by_content.get(content) or by_id.get(sample_id)
+        for sample_id, content in zip(ids, contents, strict=True)
+    ]
+
+
+# ---- hashing ------------------------------------------------------------------------------------
+
+
+def _hashes(
+    groups: Sequence[str], keys: Sequence[str], seed: int, *, purpose: str
+) -> dict[str, float]:
+    """u in [0, 1) of each group, that of its key.
+
+    The keys of a group differ where equal pictures have joined groups that somebody named, or
+    named ones with unnamed. The largest u counts: adding a copy of an old picture under no name or
+    the same name moves nothing, and a picture that has once trained is never held out later on.
+    The one case that cannot be stable: a copy ties a held-out group to one whose place is nearer
+    to train. One of the two must move, and the held-out one does; only `former` knows better.
+    """
+    values: dict[str, float] = {}
+    for group, key in zip(groups, keys, strict=True):
+        values[group] = max(values.get(group, 0.0), _uniform(f"{seed}:{key}", purpose))
+    return values
+
+
+def _uniform(text: str, purpose: str) -> float:
+    """A number in [0, 1) that follows from `text`; another one for each purpose."""
+    data = text.encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(data, digest_size=8, person=purpose.encode()).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: none is rounded up to 1
+
+
+def _units(
+    groups: Sequence[str],
+    presence: Sequence[frozenset[int]] | None,
+    indices: Iterable[int],
+    hashes: Mapping[str, float],
+    intervals: Mapping[Part, tuple[float, float]],
+    follows: Mapping[str, Part],
+) -> list[Group[Part]]:
+    """The groups of the samples at `indices`, each in the part of its hash or of `follows`."""
+    classes: dict[str, set[int]] = {}
+    for i in indices:
+        held = classes.setdefault(groups[i], set())
+        held.update(presence[i] if presence is not None else ())
+    units = []
+    for name, held in classes.items():
+        u = hashes[name]
+        own = next(part for part, (low, high) in intervals.items() if low <= u < high)
+        part = follows.get(name, own)
+        units.append(Group(name, u, frozenset(held), part, fixed=name in follows))
+    return units
+
+
+def _of_groups(
+    groups: Sequence[str], kept: Sequence[Part | None], order: Sequence[Part]
+) -> dict[str, Part]:
+    """The part that new samples of a group follow: the first in `order` that an old one has."""
+    places = {part: place for place, part in enumerate(order)}
+    result: dict[str, Part] = {}
+    for group, part in zip(groups, kept, strict=True):
+        if part is not None and places[part] <= places[result.get(group, part)]:
+            result[group] = part
+    return result
+
+
+# ---- fractions ----------------------------------------------------------------------------------
+
+
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
     for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 <= value < 1:
@@ -90,35 +247,31 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
         )
 
 
-def _by_rank(sizes: dict[str, int], targets: dict[Split, float], seed: int) -> dict[str, Split]:
-    """Fill each part to its target with the groups that come next in the order of their hash."""
-
-    def rank(group: str) -> bytes:
-        return hashlib.blake2b(f"{seed}:{group}".encode("utf-8", "surrogateescape")).digest()
-
-    free = sorted(sizes, key=rank)
-    chosen: dict[str, Split] = {}
-    possible = _possible(targets, len(sizes))
-    for place, (part, target) in enumerate(possible):
-        budget = len(free) - (len(possible) - place)  # one group for train and each later part
-        taken: list[str] = []
-        count = 0
-        for group in free:
-            # a group is skipped where it would overshoot by more than is missing now
-            if len(taken) < budget and abs(count + sizes[group] - target) <= abs(count - target):
-                taken.append(group)
-                count += sizes[group]
-        taken = taken or [min(free, key=lambda group: sizes[group])]
-        chosen.update(dict.fromkeys(taken, part))
-        free = [group for group in free if group not in chosen]
-    return chosen
+def _to_carve(
+    given: Iterable[Split | None], fractions: Mapping[Split, float]
+) -> dict[Split, float]:
+    """The parts that are to be made out of train, test first, with their fractions."""
+    present = set(given) - {None}
+    if present and "train" not in present:
+        raise DatasetError(
+            f"the data has splits ({', '.join(sorted(str(p) for p in present))}) but none to train "
+            "on: add a folder train, or give a folder without splits, which is then divided"
+        )
+    parts: list[Split] = []
+    if "test" not in present and not {"train", "val"} <= present:
+        parts.append("test")
+    if "val" not in present:
+        parts.append("val")
+    return {part: fractions[part] for part in parts if fractions[part] > 0}
 
 
-def _by_order(sizes: dict[str, int], targets: dict[Split, float]) -> dict[str, Split]:
+def _by_order(sizes: Mapping[str, int], targets: Mapping[Split, float]) -> dict[str, Split]:
     """Give each part, test first, the groups at the end that are still free."""
-    free = list(sizes)  # in the order of their first sample
+    free = list(sizes)
     chosen: dict[str, Split] = {}
-    possible = _possible(targets, len(sizes))
+    parts = list(targets.items())
+    # beside train, as many parts as there are groups for; val goes before test
+    possible = parts[max(0, len(parts) - (len(sizes) - 1)) :] if len(sizes) > 1 else []
     for place, (part, target) in enumerate(possible):
         count = 0
         while len(free) > len(possible) - place:  # one group for train and each later part
@@ -128,9 +281,3 @@ def _by_order(sizes: dict[str, int], targets: dict[Split, float]) -> dict[str, S
             chosen[free.pop()] = part
             count += size
     return chosen
-
-
-def _possible(targets: dict[Split, float], num_groups: int) -> list[tuple[Split, float]]:
-    """The parts that `num_groups` groups can fill beside train; val goes before test."""
-    parts = list(targets.items())
-    return parts[max(0, len(parts) - (num_groups - 1)) :] if num_groups > 1 else []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import struct
+from collections.abc import Callable
 from typing import BinaryIO
 
 import cv2
@@ -15,6 +17,8 @@ from PIL import TiffImagePlugin
 
 from unet_pipeline.datasets.raster import (
     MAX_BYTES,
+    MAX_PIXELS,
+    PAGES_HINT,
     Header,
     Raster,
     channel_axis,
@@ -39,6 +43,9 @@ _LOSSY = (
     tifffile.COMPRESSION.JPEG_LOSSY,
     tifffile.COMPRESSION.ALT_JPEG,
 )
+
+
+_CHANNEL_AXES = ({"C", "Y", "X"}, {"S", "Y", "X"})
 
 
 def tiff_header(file: BinaryIO, source: str) -> Header:
@@ -68,19 +75,80 @@ def decode_tiff(data: bytes, source: str) -> Raster:
     """
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tif:
         page, series, axis = _single_picture(tif, source)
-        lossy = page.compression in _LOSSY
-        if series is None and (page.photometric in _CONVERTED or not _tifffile_decodes(page)):
-            return _decode_elsewhere(data, page, source)._replace(lossy=lossy)
+        if series is None:
+            return _page_raster(page, len(data), lambda: data, source)
         _check_segments(page, len(data), source)
-        num_bytes = page.nbytes if series is None else series.nbytes
-        if num_bytes > MAX_BYTES:
-            raise DatasetError(
-                f"{source}: claims {num_bytes} bytes of pixels, more than the {MAX_BYTES} read"
-            )
-        if series is not None:
-            pixels = np.moveaxis(series.asarray(), axis, 2)
-            return Raster(upright(pixels, _orientation(page)), lossy=lossy)
-        pixels = page.asarray().reshape(_page_shape(page))
+        _check_claim(series.nbytes, source)
+        pixels = np.moveaxis(series.asarray(), axis, 2)
+        return Raster(upright(pixels, _orientation(page)), lossy=page.compression in _LOSSY)
+
+
+def tiff_pages(file: BinaryIO, source: str) -> list[int]:
+    """The numbers of the pages of a TIFF file that are pictures, from its tags alone.
+
+    Pages that the file itself calls the channels of one picture count as one. The pictures behind
+    the one page of an ImageJ stack, which it does not list, are numbered too.
+    """
+    _check_page_list(file, source)
+    with tifffile.TiffFile(file, _multifile=False) as tif:
+        series = tif.series[0]
+        if len(tif.series) == 1 and set(series.axes) in _CHANNEL_AXES:
+            return [0]
+        pages = _pictures(tif)
+        if len(pages) == 1:
+            return list(range(_virtual_depth(tif, pages[0])))
+        return [page.index for page in pages]
+
+
+def decode_tiff_page(file: BinaryIO, number: int, source: str) -> Raster:
+    """The picture of one page of a TIFF file, by its number in `tiff_pages`.
+
+    Of the file no more is read than the list of its pages and this one.
+    """
+    _check_page_list(file, source)
+
+    def load() -> bytes:
+        file.seek(0)
+        return file.read()
+
+    with tifffile.TiffFile(file, _multifile=False) as tif:
+        first, size = tif.pages.first, tif.filehandle.size
+        if len(tif.pages) > 1 or _virtual_depth(tif, first) == 1:
+            page = tif.pages.get(number)
+            assert isinstance(page, tifffile.TiffPage)
+            return _page_raster(page, size, load, source)
+        _check_claim(first.nbytes, source)
+        place, dtype = tif.series[0].dataoffset, first.dtype
+        if dtype is None or place is None:
+            raise DatasetError(f"{source}: its pages do not lie one behind the other; save it anew")
+        tif.filehandle.seek(place + number * first.nbytes)
+        pixels = tif.filehandle.read_array(tif.byteorder + dtype.char, first.size)
+        return Raster(upright(pixels.reshape(_page_shape(first)), _orientation(first)))
+
+
+def _pictures(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """The pages without reduced copies (overviews) and transparency masks."""
+    every = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
+    return [page for page in every if not (page.is_reduced or page.is_mask)]
+
+
+def _virtual_depth(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
+    """The pictures behind the only page of a file: ImageJ lists no more than the first."""
+    return max(1, int(tif.series[0].size // max(page.size, 1)))
+
+
+def _page_raster(
+    page: tifffile.TiffPage, size: int, load: Callable[[], bytes], source: str
+) -> Raster:
+    """The picture of one page. size: of the file, in bytes; load: reads all of them."""
+    if page.imagelength * page.imagewidth > MAX_PIXELS:
+        raise DatasetError(f"{source}: claims {page.imagewidth}x{page.imagelength} pixels")
+    lossy = page.compression in _LOSSY
+    if page.photometric in _CONVERTED or not _tifffile_decodes(page):
+        return _decode_elsewhere(load(), page, source)._replace(lossy=lossy)
+    _check_segments(page, size, source)
+    _check_claim(page.nbytes, source)
+    pixels = page.asarray().reshape(_page_shape(page))
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
         pixels = np.moveaxis(pixels, 0, 2)
     palette = None
@@ -98,6 +166,13 @@ def decode_tiff(data: bytes, source: str) -> Raster:
     return Raster(upright(pixels, _orientation(page)), palette, scale, lossy)
 
 
+def _check_claim(num_bytes: int, source: str) -> None:
+    if num_bytes > MAX_BYTES:
+        raise DatasetError(
+            f"{source}: claims {num_bytes} bytes of pixels, more than the {MAX_BYTES} read"
+        )
+
+
 def _single_picture(
     tif: tifffile.TiffFile, source: str
 ) -> tuple[tifffile.TiffPage, tifffile.TiffPageSeries | None, int]:
@@ -105,10 +180,8 @@ def _single_picture(
 
     Reduced copies (overviews) and transparency masks are not counted as pictures.
     """
-    every = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
-    pages = [page for page in every if not (page.is_reduced or page.is_mask)]
-    page = every[0]
-    if not pages or pages[0] is not page or page.imagedepth > 1:
+    pages, page = _pictures(tif), tif.pages.first
+    if not pages or pages[0].index != page.index or page.imagedepth > 1:
         raise DatasetError(
             f"{source}: holds no plain picture as its first page; save the picture alone"
         )
@@ -116,14 +189,13 @@ def _single_picture(
     if len(pages) == 1 and series.size == page.size:
         return page, None, 2
     if len(tif.series) == 1 and len(series.shape) == 3:
-        if set(series.axes) in ({"C", "Y", "X"}, {"S", "Y", "X"}):
+        if set(series.axes) in _CHANNEL_AXES:
             return page, series, max(series.axes.find("C"), series.axes.find("S"))
         if series.kind == "shaped" and "Z" not in series.axes and "T" not in series.axes:
-            return page, series, channel_axis(series.shape)
+            with contextlib.suppress(ValueError):  # too many pages to be channels: a stack
+                return page, series, channel_axis(series.shape)
     depth = max(len(pages), series.size // max(page.size, 1))  # ImageJ: a stack behind one page
-    raise DatasetError(
-        f"{source}: holds {depth} pages (a stack); one picture a file is read: split it up"
-    )
+    raise DatasetError(f"{source}: holds {depth} pages (a stack); {PAGES_HINT}")
 
 
 def _check_page_list(file: BinaryIO, source: str) -> None:
@@ -191,7 +263,7 @@ def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
 def _decode_elsewhere(data: bytes, page: tifffile.TiffPage, source: str) -> Raster:
     """The picture by Pillow, or by OpenCV where Pillow would cut 16 bits down to 8."""
     samples, bits = page.samplesperpixel, page.bitspersample
-    if bits == 16 and samples in (3, 4) and _orientation(page) == 1:
+    if bits == 16 and samples in (3, 4) and _orientation(page) == 1 and page.index == 0:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (samples,):
             raise DatasetError(f"{source}: is damaged (its pixels cannot be decoded)")
@@ -204,6 +276,8 @@ def _decode_elsewhere(data: bytes, page: tifffile.TiffPage, source: str) -> Rast
             f"{tifffile.COMPRESSION(page.compression).name}: install the package imagecodecs to "
             "read it, or save it with deflate or without compression"
         )
-    raster = raster_of_pillow(TiffImagePlugin.TiffImageFile(io.BytesIO(data)))
+    picture = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    picture.seek(page.index)
+    raster = raster_of_pillow(picture)
     grey = raster.palette is None and samples == 1
     return raster._replace(scale=255 // (2**bits - 1)) if grey and bits in (2, 4) else raster

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unet_pipeline.catalogue import lookup
 from unet_pipeline.classes import Classes
-from unet_pipeline.datasets.images import encode_png
+from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.errors import UserError
 from unet_pipeline.evaluation.pictures import overlay
 from unet_pipeline.files import atomic_path, resource_errors

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from unet_pipeline.catalogue import complete, lookup
-from unet_pipeline.classes import parse_value
-from unet_pipeline.config import DataSettings, TrainConfig
-from unet_pipeline.datasets.index import index_folder
-from unet_pipeline.datasets.manifest import Manifest, Split
+from unet_pipeline.config import TrainConfig
+from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.datasets.transforms import TRANSFORMS
-from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.errors import UserError
 from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import (
     PATCH_NETWORKS,
@@ -25,7 +23,6 @@ from unet_pipeline.models import (
     load_model,
 )
 from unet_pipeline.models.initializers import INITIALIZERS
-from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import (
     choose_device,
     choose_precision,
@@ -39,54 +36,6 @@ from unet_pipeline.training.optimizers import (
 from unet_pipeline.training.plan import Plan, make_plan
 
 logger = logging.getLogger(__name__)
-
-
-def index_data(settings: DataSettings, source: Path) -> Manifest:
-    """The plain folder `source`, recognised, checked and split as `settings` says."""
-    with progress_bar("reading", total=1, unit="samples") as bar:
-        manifest = index_folder(
-            source,
-            images=settings.images,
-            masks=settings.masks,
-            ignore_values=[parse_value(text) for text in settings.ignore_values],
-            class_names=settings.class_names or None,
-            values=[parse_value(text) for text in settings.values] or None,
-            other=settings.other,
-            split_by=settings.split_by,
-            val_fraction=settings.val_fraction,
-            test_fraction=settings.test_fraction,
-            seed=settings.split_seed,
-            on_progress=lambda done, total: bar.move_to(done / total, count=done),
-        )
-    for note in manifest.notes:
-        logger.info("%s", note)
-    return manifest
-
-
-def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
-    """The dataset at `settings.path`, prepared or plain, which must hold samples of `splits`."""
-    if not settings.path:
-        raise UserError("no data: give --data, a prepared dataset or a folder of images and masks")
-    path = Path(settings.path)
-    if Manifest.is_in(path):
-        unset = DataSettings(path=settings.path).model_dump()
-        without_effect = [name for name, v in settings.model_dump().items() if v != unset[name]]
-        if without_effect:
-            raise UserError(
-                f"data.{without_effect[0]} has no effect on {path}, which is prepared: "
-                "leave it out, or prepare the source again with it"
-            )
-        manifest = Manifest.load(path)
-    else:
-        manifest = index_data(settings, path)
-    for split in splits:
-        if not manifest.split(split):
-            counts = ", ".join(f"{n} {name}" for name, n in manifest.facts.num_samples.items())
-            raise DatasetError(
-                f"{path} has no {split} samples (it has {counts}): add images, or set the column "
-                "`split` of a prepared samples.csv"
-            )
-    return manifest
 
 
 def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, Plan]:

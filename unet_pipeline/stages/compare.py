@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from unet_pipeline import tracking
-from unet_pipeline.config import EvaluateConfig, TrainConfig, dump_config
-from unet_pipeline.console import as_text, log_to_file
-from unet_pipeline.datasets.images import encode_png
-from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Sample, Split
+from unet_pipeline.config import EvaluateConfig, TrainConfig
+from unet_pipeline.console import as_text
+from unet_pipeline.datasets.encoders import encode_png
+from unet_pipeline.datasets.manifest import Manifest, Sample, Split
 from unet_pipeline.errors import UserError
 from unet_pipeline.evaluation import (
     Rung,
@@ -27,7 +27,7 @@ from unet_pipeline.evaluation import (
     comparison_png,
     comparison_table,
 )
-from unet_pipeline.files import folder_lock, require_writable, write_atomic
+from unet_pipeline.files import require_writable, write_atomic
 from unet_pipeline.models import (
     PATCH_NETWORKS,
     RULES,
@@ -38,7 +38,6 @@ from unet_pipeline.runtime import choose_device, memory_errors
 from unet_pipeline.stages.assembly import (
     as_the_weights,
     complete_config,
-    open_data,
 )
 from unet_pipeline.stages.building import build_loss, build_segmenter
 from unet_pipeline.stages.evaluate import evaluate
@@ -49,14 +48,13 @@ from unet_pipeline.stages.measuring import (
     prediction_speed,
     windows_of,
 )
-from unet_pipeline.stages.session import headline, start_tracking
-from unet_pipeline.stages.train import InterruptedRunError, train
-from unet_pipeline.training import run_folder as runs
+from unet_pipeline.stages.nested import Parent, open_parent, train_below, without_place
+from unet_pipeline.stages.opening import open_data
+from unet_pipeline.stages.train import InterruptedRunError
 
 logger = logging.getLogger(__name__)
 
 BASELINES = ("mlp", "lenet")  # smallest step first
-TABLE_NAMES = ("comparison.csv", "comparison.md")
 
 
 @dataclass(frozen=True)
@@ -101,10 +99,8 @@ class _Ladder:
     manifest: Manifest
     split: Split
     experiment: str
-    folder: Path
-    track: tracking.Run
+    parent: Parent
     rungs: list[Rung] = field(default_factory=list)
-    failures: list[UserError] = field(default_factory=list)
 
     @property
     def samples(self) -> list[Sample]:
@@ -136,41 +132,27 @@ def compare(config: TrainConfig) -> Comparison:
     top = _completed(config.model.name, config, manifest, experiment)
     with memory_errors("use a smaller model"):
         build_segmenter(top, facts)  # options and weights that do not fit are said now as well
-    folder = runs.create_run_folder(
-        Path(config.output.runs_dir), experiment, config.output.run_name, stem="baselines"
-    )
-    with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
-        write_atomic(folder / runs.CONFIG_NAME, dump_config(top))
-        manifest.save(folder)
-        params = headline(top, manifest) | {"model.name": "baselines"}
-        track = start_tracking(config, manifest, folder, experiment, params=params)
-        split: Split = "test" if facts.num_samples["test"] else "val"
-        ladder = _Ladder(config, manifest, split, experiment, folder, track)
-        status: tracking.Status = "KILLED"
-        try:
-            _climb(ladder)
-            _write_pictures(ladder)
-            status = "FAILED" if ladder.failures else "FINISHED"
-        except InterruptedRunError:
-            raise
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.LOG_NAME):
-                track.log_artifact(folder / name)
-            if status == "KILLED":
-                logger.info("the table so far, of %d rungs: %s", len(ladder.rungs), folder)
-            track.close(status)
-    logger.info("table and pictures: %s", folder)
+    split: Split = "test" if facts.num_samples["test"] else "val"
+    with open_parent(
+        top,
+        manifest,
+        experiment=experiment,
+        run_name=config.output.run_name,
+        stem="baselines",
+        row="rung",
+    ) as parent:
+        ladder = _Ladder(config, manifest, split, experiment, parent)
+        _climb(ladder)
+        _write_pictures(ladder)
+    logger.info("table and pictures: %s", parent.folder)
     return Comparison(
-        folder,
+        parent.folder,
         facts.name,
         split,
         facts.num_samples[split],
         tuple(ladder.rungs),
-        tuple(ladder.failures),
-        track.url,
+        tuple(parent.failures),
+        parent.track.url,
     )
 
 
@@ -190,7 +172,7 @@ def _climb(ladder: _Ladder) -> None:
         except InterruptedRunError:
             raise
         except UserError as error:
-            ladder.failures.append(error)
+            ladder.parent.failures.append(error)
             _keep(ladder, replace(rung, note=str(error)))
 
 
@@ -221,17 +203,16 @@ def _make(ladder: _Ladder, name: str) -> Iterator[Rung]:
     if name in RULES:
         began = time.monotonic()
         folder = fit_rule(
-            name, ladder.config, ladder.manifest, experiment=ladder.experiment, parent=ladder.track
+            name,
+            ladder.config,
+            ladder.manifest,
+            experiment=ladder.experiment,
+            parent=ladder.parent.track,
         )
         seconds = time.monotonic() - began
     else:
         settings = _config_of(name, ladder.config, ladder.experiment)
-        run = train(settings, manifest=ladder.manifest, parent=ladder.track)
-        if run.stop_code is not None:
-            raise InterruptedRunError(
-                f"stopped after {run.folder} was finished; the table so far: {ladder.folder}",
-                run.stop_code,
-            )
+        run = train_below(ladder.parent, settings, ladder.manifest)
         folder, seconds = run.folder, run.seconds
     segmenter = load_model(folder)
     parameters = sum(weights.numel() for weights in segmenter.network.parameters())
@@ -263,8 +244,7 @@ def _completed(name: str, config: TrainConfig, manifest: Manifest, experiment: s
 
 def _config_of(name: str, config: TrainConfig, experiment: str) -> TrainConfig:
     """The settings of one rung: what is for the top one, or for patches, is for no other."""
-    tree = config.model_dump(exclude_unset=True)
-    tree["output"] = tree.get("output", {}) | {"run_name": None, "experiment": experiment}
+    tree = without_place(config, experiment=experiment)
     if name != config.model.name:
         tree["model"] = {"name": name}
     if name in PATCH_NETWORKS:
@@ -279,13 +259,10 @@ def _config_of(name: str, config: TrainConfig, experiment: str) -> TrainConfig:
 def _write_table(ladder: _Ladder) -> None:
     """The rungs so far as CSV and markdown, and in the parent run."""
     markdown = comparison_markdown(ladder.rungs, title=ladder.title)
-    write_atomic(ladder.folder / TABLE_NAMES[0], comparison_csv(ladder.rungs))
-    write_atomic(ladder.folder / TABLE_NAMES[1], markdown)
-    for name in TABLE_NAMES:
-        ladder.track.log_artifact(ladder.folder / name)
-    ladder.track.log_note(markdown)
+    csv = comparison_csv(ladder.rungs)
+    ladder.parent.write_table("comparison", len(ladder.rungs), csv=csv, markdown=markdown)
     figures = {f"ladder/{rung.name}": rung.mean_iou for rung in ladder.rungs if _scored(rung)}
-    ladder.track.log_metrics(figures, step=0)
+    ladder.parent.track.log_metrics(figures, step=0)
 
 
 def _write_pictures(ladder: _Ladder) -> None:
@@ -294,13 +271,13 @@ def _write_pictures(ladder: _Ladder) -> None:
     if not scored:
         logger.warning("no rung has a score: is the %s split all void?", ladder.split)
         return
-    folder = ladder.folder
+    folder = ladder.parent.folder
     write_atomic(folder / "comparison.png", comparison_png(scored, title=ladder.title))
     predictors = {r.name: make_predictor(load_model(r.run), ladder.config) for r in scored}
     masks = masks_side_by_side(predictors, ladder.samples, ladder.manifest.facts)
     write_atomic(folder / "predictions.png", encode_png(masks))
     for name in ("comparison.png", "predictions.png"):
-        ladder.track.log_artifact(folder / name)
+        ladder.parent.track.log_artifact(folder / name)
 
 
 def _scored(rung: Rung) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy.typing as npt
 
 from unet_pipeline import tracking
-from unet_pipeline.classes import Classes, MaskValue, parse_value
+from unet_pipeline.classes import IGNORE_INDEX, Classes, MaskValue, parse_value
 from unet_pipeline.config import RUNS_DIR, EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text
+from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.index import list_samples
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
 from unet_pipeline.datasets.manifest import Manifest, Sample
@@ -30,7 +31,10 @@ from unet_pipeline.inference import OVERLAP, predict_image, score
 from unet_pipeline.models import ModelCard, Segmenter, load_model
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
-from unet_pipeline.stages.assembly import given_or, open_data
+from unet_pipeline.stages.assembly import (
+    given_or,
+)
+from unet_pipeline.stages.opening import find_data, open_data
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)
@@ -122,6 +126,7 @@ class Target:
     samples: list[Sample]
     void_values: tuple[MaskValue, ...]
     fingerprint: str | None
+    class_list: ClassList | None = None
 
 
 def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifest | None) -> Target:
@@ -137,6 +142,7 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
     if not data.path:
         raise UserError("no data: give --data, a prepared dataset or a folder with masks")
     path = Path(data.path)
+    class_list = None
     if data is trained or Manifest.is_in(path):
         manifest = manifest or open_data(
             data, splits=() if config.split == "all" else (config.split,)
@@ -144,14 +150,15 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
         everything, facts = list(manifest.samples), manifest.facts
         name, void, fingerprint = facts.name, facts.classes.ignore_values, facts.fingerprint
     else:
-        everything = list_samples(path, images=data.images, masks=data.masks)
+        found = find_data(data, path)
+        everything, class_list = list_samples(found), found.class_list
         name, fingerprint = path.resolve().name, None
-        void = tuple(parse_value(text) for text in data.ignore_values)
+        void = (*(parse_value(text) for text in data.ignore_values), *found.ignore_values)
     chosen = [s for s in everything if config.split in ("all", s.split)]
     if not chosen:
         raise UserError(f"{path} has no {config.split} samples: choose another --split, or all")
     logger.info("scoring %d of the %d samples of %s", len(chosen), len(everything), name)
-    return Target(name, chosen, void, fingerprint)
+    return Target(name, chosen, void, fingerprint, class_list)
 
 
 def _report_folder(config: EvaluateConfig, run_dir: Path | None, target: Target) -> Path:
@@ -169,8 +176,13 @@ def _suffix(config: EvaluateConfig) -> str:
 
 
 def _classes(segmenter: Segmenter, target: Target) -> Classes:
-    """The classes of the model; void values of the dataset that are no class of it stay void."""
-    model = segmenter.card.classes
+    """The classes of the model, by which the masks are read.
+
+    Where the data names its classes, the mask values are those that it gives to the model's names:
+    two annotation files seldom number their classes alike. Void values of the dataset that are no
+    class of the model stay void.
+    """
+    model = _by_names(segmenter.card.classes, target.class_list)
     known = {*model.values, *model.ignore_values}
     extra = tuple(
         value
@@ -179,6 +191,30 @@ def _classes(segmenter: Segmenter, target: Target) -> Classes:
     )
     return Classes.model_validate(
         model.model_dump() | {"ignore_values": model.ignore_values + extra}
+    )
+
+
+def _by_names(model: Classes, listed: ClassList | None) -> Classes:
+    """`model` with the mask values that `listed` gives to the same names, if it knows them all."""
+    if listed is None or listed.values is None or not set(listed.names) <= set(model.names):
+        return model
+    value_of = dict(zip(listed.names, listed.values, strict=True))
+    ours = dict(zip(model.names, model.values, strict=True))
+    if all(ours[name] == value for name, value in value_of.items()):
+        return model
+    colored = isinstance(listed.values[0], tuple)
+    taken = {*value_of.values(), IGNORE_INDEX}
+    free: Iterator[MaskValue] = (
+        value
+        for number in range(256)
+        if (value := (number, 1, 2) if colored else number) not in taken
+    )
+    values = [value_of[name] if name in value_of else next(free) for name in model.names]
+    return Classes(
+        names=model.names,
+        colors=model.colors,
+        values=tuple(values),
+        encoding="rgb" if colored else "grey",
     )
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from unet_pipeline.catalogue import Description, describe
 from unet_pipeline.console import as_text
+from unet_pipeline.datasets.formats.catalogue import FORMATS
 from unet_pipeline.datasets.transforms import TRANSFORMS
 from unet_pipeline.errors import UserError, did_you_mean
 from unet_pipeline.models import NETWORKS, RULES
@@ -55,6 +56,8 @@ def list_catalogue(kind: str) -> Listing:
     catalogue, given = KINDS[kind]()
     entries = {name: describe(factory, given=given) for name, factory in catalogue.items()}
     refused = {}
+    if kind == "formats":
+        entries = {name: Description(entry.about, {}) for name, entry in FORMATS.items()}
     if kind == "losses":
         refused = {name: c.reason for name, c in CRITERIA.items() if c.dense is None}
     if kind == "models":
@@ -71,6 +74,7 @@ KINDS: dict[str, Callable[[], Catalogue]] = {
     "optimizers": lambda: (OPTIMIZERS, ()),
     "schedules": lambda: (SCHEDULES, ()),
     "transforms": lambda: (TRANSFORMS, ("image_size", "value_range")),
+    "formats": lambda: ({name: entry.read for name, entry in FORMATS.items()}, ()),
 }
 """kind -> the catalogue, and the parameters of its factories that are no options."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from unet_pipeline import tracking
-from unet_pipeline.config import TrainConfig, dump_config
+from unet_pipeline.config import DataSettings, TrainConfig, dump_config
 from unet_pipeline.datasets.loaders import read_sample
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.evaluation import pair
@@ -209,7 +209,8 @@ def headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
 
     MLflow writes all params above every picture of a comparison: config.yaml has the rest.
     """
-    hidden = {"output": True, "data": {"path", "split_by", "val_fraction", "test_fraction"}}
+    shown = {"fold", "images", "masks", "ignore_values", "class_names", "values", "other"}
+    hidden = {"output": True, "data": set(DataSettings.model_fields) - shown}
     tree = config.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
     tree["data"] |= {"name": manifest.facts.name, "num_train": len(manifest.split("train"))}
     return {

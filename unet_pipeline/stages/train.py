@@ -33,8 +33,13 @@ from unet_pipeline.runtime import (
     place,
     stop_on_signals,
 )
-from unet_pipeline.stages.assembly import complete_config, decided, format_plan, open_data
+from unet_pipeline.stages.assembly import (
+    complete_config,
+    decided,
+    format_plan,
+)
 from unet_pipeline.stages.building import build_parts, without_pretrained
+from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.session import (
     Reached,
     Session,

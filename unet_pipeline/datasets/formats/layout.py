@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from unet_pipeline.datasets.images import IMAGE_EXTENSIONS
-from unet_pipeline.datasets.manifest import Split, natural_key
-from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.formats.contract import Tree
+from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, MASK_EXTENSIONS
+from unet_pipeline.datasets.manifest import Split
+from unet_pipeline.errors import DatasetError
 
 Role = Literal["image", "mask"]
 
@@ -25,7 +26,7 @@ MASK_AFFIXES = (
 
 _IMAGE_FOLDERS = (*IMAGE_AFFIXES, "jpegimages", "photos", "pictures", "inputs", "input", "rgb")
 _MASK_FOLDERS = (*MASK_AFFIXES, "segmentationclass", "segs", "gts", "targets", "target", "semantic")
-_SPLIT_FOLDERS: dict[str, Split] = {
+SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -34,6 +35,7 @@ _SPLIT_FOLDERS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+"""What folders and lists of a split are called, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,86 +61,36 @@ class Folder:
     @property
     def plain_parts(self) -> tuple[str, ...]:
         """The path without the folders that are nothing but a split."""
-        return tuple(part for part in self.parts if part.casefold() not in _SPLIT_FOLDERS)
+        return tuple(part for part in self.parts if part.casefold() not in SPLIT_NAMES)
 
 
-def walk(root: Path) -> list[Folder]:
-    """Every folder at or below `root` with its images; links are followed, loops are not.
-
-    Hidden folders and files are passed over. Raises `UserError` where there is no such folder and
-    `DatasetError` where one cannot be listed.
-    """
-    if not root.exists():
-        raise UserError(f"{root}: no such folder; check the path")
-    if not root.is_dir():
-        raise UserError(f"{root}: is a file; give the folder that holds the images and masks")
-
-    def refuse(error: OSError) -> None:
-        raise DatasetError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-    folders = []
-    seen: set[str] = set()
-    for path, names, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(path)
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        names[:] = sorted(n for n in names if not n.startswith((".", "__")))
-        found = [n for n in files if n.lower().endswith(IMAGE_EXTENSIONS) and n[0] != "."]
-        parts = Path(path).relative_to(root).parts
-        paths = tuple(Path(path) / n for n in sorted(found, key=natural_key))
-        folders.append(_placed(parts, paths))
-    return folders
-
-
-def no_images(folder: Path) -> str:
-    """The sentence about a folder without images, with what it holds instead."""
-    names = [name for _, _, files in os.walk(folder) for name in files]
-    others = Counter(Path(name).suffix.lower() or "without extension" for name in names)
-    held = ", ".join(f"{count} {extension}" for extension, count in others.most_common(3))
-    looked = " ".join(IMAGE_EXTENSIONS)
-    instead = f"it holds {held}" if held else "it is empty"
-    return f"{folder}: holds no images (looked for {looked}); {instead}"
-
-
-def named(source: Path, tree: list[Folder], name: str, role: Role) -> list[Folder]:
-    """The folders that the user called `name`, with all that lies below them, in the given role.
-
-    That is the folder `source`/`name`, or else every folder of the tree whose path ends so (one
-    in each split), or else the folder `name` elsewhere.
-    """
-    wanted = Path(os.path.normpath(name)).parts
-    paths = {folder.parts for folder in tree}
-    roots: set[tuple[str, ...]]
-    if wanted == (".",):
-        roots = {()}
-    elif wanted in paths:
-        roots = {wanted}
-    else:
-        roots = {parts for parts in paths if parts[-len(wanted) :] == wanted}
-    if roots:
-        found = [
-            _below(folder, max(above, key=len), role)
-            for folder in tree
-            if (above := [root for root in roots if folder.parts[: len(root)] == root])
-        ]
-    elif elsewhere := next((p for p in (source / name, Path(name)) if p.is_dir()), None):
-        place = os.path.normpath(elsewhere)
-        found = [
-            replace(_below(folder, (), role), label=f"{place}/{'/'.join(folder.parts)}")
-            for folder in walk(elsewhere)
-        ]
-    else:
-        held = ", ".join(folder.label for folder in tree if len(folder.parts) == 1)
-        raise UserError(
-            f"--{role}s {name}: there is no such folder in {source}"
-            + (f", which holds {held}" if held else "")
+def image_folders(tree: Tree) -> list[Folder]:
+    """Every folder of `tree` with the files in it that may be images or masks."""
+    return [
+        _placed(
+            PurePosixPath(where).parts,
+            tuple(
+                tree.root / where / name for name in names if name.lower().endswith(MASK_EXTENSIONS)
+            ),
         )
-    found = [folder for folder in found if folder.files]
-    if not found:
-        raise DatasetError(no_images(source / name))
-    return found
+        for where, names in tree.folders.items()
+    ]
+
+
+def pictures(folders: Iterable[Folder]) -> list[tuple[Folder, Path]]:
+    """The image files of `folders`, each with its folder; of mask folders only if need be."""
+    every = list(folders)
+    return [
+        (folder, path)
+        for folder in [f for f in every if f.role != "mask"] or every
+        for path in folder.files
+        if is_image(path)
+    ]
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is called like an image."""
+    return path.name.lower().endswith(IMAGE_EXTENSIONS)
 
 
 def choose(folders: list[Folder], role: Role, source: Path) -> list[Folder]:
@@ -150,6 +102,7 @@ def choose(folders: list[Folder], role: Role, source: Path) -> list[Folder]:
     folders = [folder for folder in folders if folder.role == role]
     for place in dict.fromkeys((f.split, f.before) for f in folders):
         here = [f for f in folders if (f.split, f.before) == place]
+        here = [f for f in here if not _is_matlab(f)] or here  # pictures of the same masks win
         here = [f for f in here if f.exact] or here
         roots = dict.fromkeys("/".join(f.parts[: f.depth]) + "/" for f in here)
         if len(roots) > 1:
@@ -161,10 +114,34 @@ def choose(folders: list[Folder], role: Role, source: Path) -> list[Folder]:
     return chosen
 
 
-def labels(folders: list[Folder]) -> str:
-    """Up to four folders by name, for a sentence."""
-    names = list(dict.fromkeys(folder.label for folder in folders))
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def _is_matlab(folder: Folder) -> bool:
+    return all(path.suffix.lower() == ".mat" for path in folder.files)
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a name says by a whole word: instances_val2017, train_images.
+
+    None where it says none, or several (train_val).
+    """
+    words = re.findall(r"[^\W\d_]+", name.casefold())
+    said = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return said.pop() if len(said) == 1 else None
+
+
+def split_of_path(parts: Sequence[str]) -> Split | None:
+    """The split that the innermost of `parts` says, of those that say one."""
+    return next(filter(None, map(split_of, reversed(parts))), None)
+
+
+def num_common(paths: Iterable[Iterable[str]]) -> int:
+    """How many parts at the beginning all of `paths` share."""
+    together = zip(*paths, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, together))
+
+
+def labels(folders: Iterable[Folder]) -> str:
+    """Up to five folders by name, for a sentence."""
+    return name_five(list(dict.fromkeys(folder.label for folder in folders)))
 
 
 def counted(number: int, noun: str) -> str:
@@ -187,22 +164,22 @@ class _Meaning(NamedTuple):
 
 
 _AFFIXES = any_of((*IMAGE_AFFIXES, *MASK_AFFIXES))
-_SPLIT_THEN_ROLE = re.compile(rf"(?P<split>{any_of(_SPLIT_FOLDERS)})[ _.-]*(?P<word>{_AFFIXES})")
-_ROLE_THEN_SPLIT = re.compile(rf"(?P<word>{_AFFIXES})[ _.-]*(?P<split>{any_of(_SPLIT_FOLDERS)})")
+_SPLIT_THEN_ROLE = re.compile(rf"(?P<split>{any_of(SPLIT_NAMES)})[ _.-]*(?P<word>{_AFFIXES})")
+_ROLE_THEN_SPLIT = re.compile(rf"(?P<word>{_AFFIXES})[ _.-]*(?P<split>{any_of(SPLIT_NAMES)})")
 _REST_THEN_ROLE = re.compile(rf"(?P<rest>.+)[ _.-](?P<word>{_AFFIXES})")
 _ROLE_THEN_MORE = re.compile(rf"(?P<word>{_AFFIXES})[ _.-].+")
 
 
 def _meaning(part: str) -> _Meaning:
     name = part.casefold()
-    if name in _SPLIT_FOLDERS:
-        return _Meaning(split=_SPLIT_FOLDERS[name])
+    if name in SPLIT_NAMES:
+        return _Meaning(split=SPLIT_NAMES[name])
     if name in _IMAGE_FOLDERS:
         return _Meaning("image")
     if name in _MASK_FOLDERS:
         return _Meaning("mask")
     if match := _SPLIT_THEN_ROLE.fullmatch(name) or _ROLE_THEN_SPLIT.fullmatch(name):
-        return _Meaning(_role_of(match["word"]), split=_SPLIT_FOLDERS[match["split"]])
+        return _Meaning(_role_of(match["word"]), split=SPLIT_NAMES[match["split"]])
     if match := _REST_THEN_ROLE.fullmatch(name):  # cells_masks/ beside cells_images/
         # image_labels/ holds labels of images; there is no other part to it
         rest = () if match["rest"] in IMAGE_AFFIXES else (part[: match.end("rest")],)
@@ -231,19 +208,3 @@ def _placed(parts: tuple[str, ...], files: tuple[Path, ...]) -> Folder:
         if split is not None:
             folder = replace(folder, split=split)
     return folder
-
-
-def _below(folder: Folder, root: tuple[str, ...], role: Role) -> Folder:
-    """`folder`, which lies at or below `root`, in the role that the user gave to `root`."""
-
-    def plain(names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name.casefold() not in _SPLIT_FOLDERS)
-
-    return replace(
-        folder,
-        role=role,
-        exact=True,
-        depth=len(root),
-        before=plain(folder.parts[: max(len(root) - 1, 0)]),
-        after=plain(folder.parts[len(root) :]),
-    )

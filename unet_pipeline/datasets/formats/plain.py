@@ -10,51 +10,35 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet_pipeline.datasets.layout import (
+from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.formats.class_list import read_class_list
+from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
+from unet_pipeline.datasets.formats.layout import (
     IMAGE_AFFIXES,
     MASK_AFFIXES,
     Folder,
     any_of,
     choose,
     counted,
+    image_folders,
     labels,
-    named,
-    no_images,
-    walk,
+    num_common,
 )
-from unet_pipeline.datasets.manifest import SPLITS, Split, natural_key
+from unet_pipeline.datasets.formats.named_folders import named, no_images
+from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
+from unet_pipeline.datasets.images import IMAGE_EXTENSIONS
+from unet_pipeline.datasets.manifest import Split, natural_key
 from unet_pipeline.errors import DatasetError, UserError
 
 # In one folder, x.jpg + x.png: the more a format suits masks, the later it stands
-_LIKE_MASKS = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".png", ".gif", ".npy")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An image and its mask; split is None where the folders name none."""
-
-    sample_id: str
-    image: Path
-    mask: Path
-    split: Split | None
-
-
-@dataclass(frozen=True, slots=True)
-class FoundPairs:
-    """The pairs of a folder in natural order of their ids, and how they were recognised.
-
-    sentence: what was recognised.
-    left_out: a sentence about each part of the folder that was not used.
-    """
-
-    pairs: tuple[Pair, ...]
-    sentence: str
-    left_out: tuple[str, ...] = ()
+_LIKE_MASKS = (
+    *(".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".png", ".gif", ".npy", ".npz", ".mat"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +52,28 @@ class _File:
         return unicodedata.normalize("NFC", self.path.stem)
 
 
-def find_pairs(source: Path, *, images: str | None = None, masks: str | None = None) -> FoundPairs:
-    """The images of `source` with their masks, by the layout of its folders.
+def recognise(tree: Tree) -> str | None:
+    """Any folder may be images and masks; whether it is, `read` finds out."""
+    return None if tree.only else "folders of images and masks"
 
-    images, masks: the folders, where they are not recognised: paths inside `source`, names that
+
+def read(tree: Tree, images: str | None, masks: str | None) -> Found:
+    """The images of `tree` with their masks, by the layout of its folders.
+
+    images, masks: the folders, where they are not recognised: paths inside the tree, names that
         occur below it (in every split, say), or paths elsewhere.
-    Raises `UserError` where a folder does not exist, `DatasetError` where there are no images, no
-    masks, several candidates, or images and masks that do not pair.
+    Images and masks without a partner are findings. Raises `UserError` where a folder does not
+    exist, `DatasetError` where there are no images, no masks, or several candidates.
     """
-    tree = walk(source)
-    folders = [folder for folder in tree if folder.files]
+    source = tree.root
+    if tree.only:
+        raise UserError(f"{source / tree.only}: is a file; give the folder of images and masks")
+    every = image_folders(tree)
+    folders = [folder for folder in every if folder.files]
     if not folders:
         raise DatasetError(no_images(source))
-    image_side = named(source, tree, images, "image") if images else []
-    mask_side = named(source, tree, masks, "mask") if masks else []
+    image_side = named(source, every, images, "image") if images else []
+    mask_side = named(source, every, masks, "mask") if masks else []
     if {f.label for f in image_side} & {f.label for f in mask_side}:
         raise UserError(f"--images {images} and --masks {masks} name the same files; leave one out")
     taken = {folder.label for folder in image_side + mask_side}
@@ -105,7 +97,7 @@ def find_pairs(source: Path, *, images: str | None = None, masks: str | None = N
 
 def _in_two_folders(
     source: Path, image_side: list[Folder], mask_side: list[Folder], folders: list[Folder]
-) -> FoundPairs:
+) -> Found:
     """Pairs of image folders and mask folders, in every split and subfolder."""
     if any(not f.before for f in image_side) and any(not f.before for f in mask_side):
         # the source has both itself; what lies deeper is something else
@@ -128,10 +120,11 @@ def _in_two_folders(
         left_out.append(f"left out: {counted(count, 'image')} in {labels(unused)}")
     sentence = f"images in {labels(image_side)}, masks in {labels(mask_side)}"
     images, masks = _files(image_side), _files(mask_side)
+    images = [f for f in images if f.path.suffix.lower() in IMAGE_EXTENSIONS]
     return _paired(source, images, masks, keyed=keyed, sentence=sentence, left_out=left_out)
 
 
-def _in_one_folder(source: Path, folders: list[Folder]) -> FoundPairs:
+def _in_one_folder(source: Path, folders: list[Folder]) -> Found:
     """Pairs of files in one folder, told apart by a suffix or by the extension."""
     files = [_File(path, f.split, f.plain_parts) for f in folders for path in f.files]
     by_name = {(f.split, f.where, f.stem.casefold()) for f in files}
@@ -159,19 +152,13 @@ def _in_one_folder(source: Path, folders: list[Folder]) -> FoundPairs:
 
 def _files(folders: list[Folder]) -> list[_File]:
     """The files of one side; what all folders of the side have in common tells nothing apart."""
-    before = _num_common([f.before for f in folders])
-    after = _num_common([f.after for f in folders])
+    before = num_common([f.before for f in folders])
+    after = num_common([f.after for f in folders])
     return [
         _File(path, f.split, f.before[before:] + f.after[after:])
         for f in folders
         for path in f.files
     ]
-
-
-def _num_common(paths: list[tuple[str, ...]]) -> int:
-    """How many parts at the beginning all of `paths` share."""
-    shortest = min(len(path) for path in paths)
-    return next((n for n in range(shortest) if len({p[n] for p in paths}) > 1), shortest)
 
 
 _SEPARATED = r"[ _.-]"
@@ -226,7 +213,7 @@ def _paired(
     keyed: bool,
     sentence: str,
     left_out: list[str],
-) -> FoundPairs:
+) -> Found:
     """The pairs of `images` and `masks`; keyed: their splits must agree too.
 
     Raises `DatasetError` for files of either side that have no partner, or more than one.
@@ -248,15 +235,15 @@ def _paired(
         taken = {file.path for pair in matched for file in pair}
         images = [f for f in images if f.path not in taken]
         masks = [f for f in masks if f.path not in taken]
-    if images or masks:
-        raise DatasetError(_unpaired(source, images, masks, len(matched), sentence))
-    pairs = _pairs(matched, left_out)
-    counts = Counter(pair.split for pair in pairs)
-    named = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
-    sentence = f"{counted(len(pairs), 'pair')}: {sentence}" + (
-        f"; splits by folder: {named}" if named else ""
+    kept, loose = in_splits(_pairs(matched))
+    pairs = _with_unique_ids(kept)
+    return Found(
+        pairs,
+        f"{counted(len(pairs), 'pair')}: {sentence}" + about_splits(pairs, "by folder"),
+        (*left_out, *loose),
+        class_list=read_class_list(source),
+        findings=tuple(_unpaired(source, images, masks, len(matched))),
     )
-    return FoundPairs(pairs, sentence, tuple(left_out))
 
 
 def _by_key(
@@ -270,33 +257,36 @@ def _by_key(
 
 
 def _unpaired(
-    source: Path, images: list[_File], masks: list[_File], num_pairs: int, sentence: str
-) -> str:
-    parts = []
-    for kind, partner, files in (("images", "mask", images), ("masks", "image", masks)):
+    source: Path, images: list[_File], masks: list[_File], num_pairs: int
+) -> Iterator[Finding]:
+    for kind, partner, files in (("image", "mask", images), ("mask", "image", masks)):
         if files:
-            shown = ", ".join(os.path.relpath(f.path, source) for f in files[:5])
-            first = f"the first 5: {shown}" if len(files) > 5 else shown
-            total = num_pairs + len(files)
-            parts.append(f"{len(files)} of {total} {kind} have no {partner} ({first})")
-    return (
-        f"{source}: {' and '.join(parts)}; recognised: {sentence}; give both files of a pair the "
-        "same name, remove what has no partner, or name the folders with --images and --masks"
-    )
+            yield Finding(
+                code=f"unpaired-{kind}s",
+                severity="error",
+                message=f"{len(files)} of {num_pairs + len(files)} {kind}s have no {partner}",
+                count=len(files),
+                examples=tuple(os.path.relpath(f.path, source) for f in files[:5]),
+                remedy="give both files of a pair the same name, name the folders with --images "
+                "and --masks, or leave these out with --fix",
+            )
 
 
-def _pairs(matched: list[tuple[_File, _File]], left_out: list[str]) -> tuple[Pair, ...]:
-    """Pairs with unique ids, in natural order; those outside the splits are left out."""
-    rows = []
+def _pairs(matched: list[tuple[_File, _File]]) -> list[Pair]:
+    pairs = []
     for image, mask in matched:
-        where = tuple(part for part in image.where if part)
-        rows.append(("/".join((*where, image.stem)), image.split or mask.split, image, mask))
-    if any(split for _, split, _, _ in rows) and not all(split for _, split, _, _ in rows):
-        loose = [name for name, split, _, _ in rows if split is None]
-        shown = ", ".join(loose[:3]) + (", ..." if len(loose) > 3 else "")
-        left_out.append(f"left out: {counted(len(loose), 'pair')} in no split ({shown})")
-        rows = [row for row in rows if row[1] is not None]
-    if len({name for name, _, _, _ in rows}) < len(rows):  # the same name in two splits
-        rows = [(f"{split}/{name}", split, i, m) for name, split, i, m in rows]
-    rows.sort(key=lambda row: natural_key(row[0]))
-    return tuple(Pair(name, image.path, mask.path, split) for name, split, image, mask in rows)
+        sample_id = "/".join((*filter(None, image.where), image.stem))
+        pairs.append(Pair(sample_id, image.path, mask.path, image.split or mask.split))
+    return pairs
+
+
+def _with_unique_ids(pairs: list[Pair]) -> tuple[Pair, ...]:
+    """The pairs in natural order; with their splits, where one name is in two of them."""
+    if len({pair.sample_id for pair in pairs}) < len(pairs):
+        pairs = [replace(pair, sample_id=f"{pair.split}/{pair.sample_id}") for pair in pairs]
+    return tuple(sorted(pairs, key=lambda pair: natural_key(pair.sample_id)))
+
+
+FORMAT = Format(
+    "folders of images and masks (images/ + masks/, x.png + x_mask.png, ...)", recognise, read
+)

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet_pipeline.classes import MaskValue
+from unet_pipeline.datasets.images import Color
 
 CLASS_FILES = ("classes.txt", "label_colors.txt", "class_dict.csv")
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Names of classes as somebody wrote them down, with their mask values or in their order."""
+    """Names of classes as somebody wrote them down, with their mask values or in their order.
+
+    colors: how the data set itself shows each class, where it says so.
+    """
 
     source: str
     names: tuple[str, ...]
     values: tuple[MaskValue, ...] | None = None
+    colors: tuple[Color, ...] | None = None
 
 
 def read_class_list(folder: Path) -> ClassList | None:

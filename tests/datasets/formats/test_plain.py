@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from unet_pipeline.datasets.formats import FoundPairs, find_pairs
+from unet_pipeline.datasets.formats.contract import Found, list_tree
+from unet_pipeline.datasets.formats.plain import read
 from unet_pipeline.errors import DatasetError, UserError
 
 RealData = Callable[[str], Path]
+
+
+def find_pairs(source: Path, *, images: str | None = None, masks: str | None = None) -> Found:
+    return read(list_tree(source), images, masks)
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -26,7 +31,7 @@ def tree(root: Path, *names: str) -> Path:
     return root
 
 
-def rows(found: FoundPairs, root: Path) -> list[tuple[str, str, str, str | None]]:
+def rows(found: Found, root: Path) -> list[tuple[str, str, str, str | None]]:
     return [
         (p.sample_id, os.path.relpath(p.image, root), os.path.relpath(p.mask, root), p.split)
         for p in found.pairs
@@ -275,8 +280,8 @@ def test_a_named_folder_that_is_not_there_is_a_user_error(tmp_path: Path) -> Non
 
 
 def test_a_named_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
-    tree(tmp_path, "images/{x,y}.png", "truth/{x,y}.mat")
-    with pytest.raises(DatasetError, match=r"truth: holds no images .*\.png.*; it holds 2 \.mat"):
+    tree(tmp_path, "images/{x,y}.png", "truth/{x,y}.doc")
+    with pytest.raises(DatasetError, match=r"truth: holds no images .*\.png.*; it holds 2 \.doc"):
         find_pairs(tmp_path, masks="truth")
 
 
@@ -284,7 +289,7 @@ def test_a_named_folder_without_images_says_what_it_holds(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_does_not_exist_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder") as caught:
+    with pytest.raises(UserError, match="does not exist") as caught:
         find_pairs(tmp_path / "gone")
     assert caught.value.exit_code == 2
     (tmp_path / "file").touch()
@@ -307,6 +312,20 @@ def test_images_without_masks_say_how_masks_are_found(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
+def test_pictures_of_masks_win_over_matlab_files(tmp_path: Path) -> None:
+    tree(tmp_path, "images/{x,y}.png", "groundTruth/{x,y}.mat")
+    assert {p.mask.suffix for p in find_pairs(tmp_path).pairs} == {".mat"}
+    tree(tmp_path, "masks_png/{x,y}.png")
+    found = find_pairs(tmp_path)
+    assert {p.mask.suffix for p in found.pairs} == {".png"}
+    assert "groundTruth/" in found.left_out[0]
+
+
+def test_matlab_files_among_the_images_are_no_images(tmp_path: Path) -> None:
+    tree(tmp_path, "images/{x,y}.{png,mat}", "masks/{x,y}.png")
+    assert [p.image.suffix for p in find_pairs(tmp_path).pairs] == [".png", ".png"]
+
+
 def test_masks_without_a_folder_of_images_are_named(tmp_path: Path) -> None:
     tree(tmp_path, "masks/a.png")
     with pytest.raises(DatasetError, match="found masks \\(masks/\\) but no folder of images"):
@@ -315,21 +334,23 @@ def test_masks_without_a_folder_of_images_are_named(tmp_path: Path) -> None:
 
 def test_unpaired_files_are_counted_and_the_first_five_of_each_named(tmp_path: Path) -> None:
     tree(tmp_path, "images/{a,b,1,2,3,4,5,6,10}.png", "masks/{a,b,z}.png")
-    with pytest.raises(DatasetError) as caught:
-        find_pairs(tmp_path)
-    message = str(caught.value)
-    first = ", ".join(f"images/{n}.png" for n in range(1, 6))
-    assert f"7 of 9 images have no mask (the first 5: {first})" in message
-    assert "1 of 3 masks have no image (masks/z.png)" in message
-    assert "recognised: images in images/, masks in masks/" in message
-    assert "\n" not in message
+    found = find_pairs(tmp_path)
+    assert [pair.sample_id for pair in found.pairs] == ["a", "b"]
+    images, masks = found.findings
+    assert (images.code, images.severity, images.count) == ("unpaired-images", "error", 7)
+    assert images.examples == tuple(f"images/{n}.png" for n in range(1, 6))
+    assert "7 of 9 images have no mask" in images.message
+    assert (masks.code, masks.examples) == ("unpaired-masks", ("masks/z.png",))
+    assert "1 of 3 masks have no image" in masks.message
+    assert "\n" not in images.sentence()
 
 
 def test_a_pair_across_splits_is_no_pair(tmp_path: Path) -> None:
     tree(tmp_path, "images/train/{a,b}.png", "images/val/c.png", "masks/train/a.png")
     tree(tmp_path, "masks/val/{b,c}.png")
-    with pytest.raises(DatasetError, match=r"1 of 3 images have no mask \(images/train/b.png\)"):
-        find_pairs(tmp_path)
+    images, masks = find_pairs(tmp_path).findings
+    assert images.examples == ("images/train/b.png",)
+    assert masks.examples == ("masks/val/b.png",)
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""The formats by name, and which of them a source is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from unet_pipeline.catalogue import lookup
+from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.formats import (
+    cityscapes,
+    coco,
+    cvat,
+    idx,
+    labelme,
+    nnunet,
+    objects,
+    plain,
+    table,
+    voc,
+    yolo,
+)
+from unet_pipeline.datasets.formats.contract import Format, Found, Tree, list_tree
+from unet_pipeline.datasets.images import MASK_EXTENSIONS
+from unet_pipeline.errors import DatasetError
+
+FORMATS: dict[str, Format] = {
+    "plain": plain.FORMAT,
+    "objects": objects.FORMAT,
+    "voc": voc.FORMAT,
+    "cityscapes": cityscapes.FORMAT,
+    "nnunet": nnunet.FORMAT,
+    "coco": coco.FORMAT,
+    "labelme": labelme.FORMAT,
+    "yolo": yolo.FORMAT,
+    "cvat": cvat.FORMAT,
+    "table": table.FORMAT,
+    "idx": idx.FORMAT,
+}
+"""plain is what is left where no other format recognises a source."""
+
+_TEXTS = (".txt", ".md", ".rst", ".csv", ".json", ".xml", ".yaml", ".yml")
+"""Notes and lists that people keep beside data on purpose."""
+
+
+def find_pairs(
+    source: Path, *, format_name: str = "auto", images: str | None = None, masks: str | None = None
+) -> Found:
+    """The images of `source` with their masks.
+
+    format_name: a name of `FORMATS`, or auto: the one that recognises the source, else plain.
+    images, masks: the folders, where they are not recognised; masks makes it plain.
+    Raises `UserError` for a source or a folder that does not exist and for an unknown format,
+    `DatasetError` where several formats recognise the source, and where the one finds no pairs.
+    """
+    tree = list_tree(source)
+    if format_name == "auto":
+        format_name, reason = _recognise(tree, by_folders=masks is not None)
+    else:
+        entry = lookup(FORMATS, format_name, kind="format")
+        reason = entry.recognise(tree) or "named by --format"
+    found = FORMATS[format_name].read(tree, images, masks)
+    if not found.pairs and not any(f.severity == "error" for f in found.findings):
+        raise DatasetError(f"{source}: no pair of image and mask; {found.sentence}")
+    findings = (*found.findings, *_passed_over(tree, found))
+    return replace(
+        found, sentence=f"format {format_name} ({reason}): {found.sentence}", findings=findings
+    )
+
+
+def _recognise(tree: Tree, *, by_folders: bool) -> tuple[str, str]:
+    """The format of `tree` and the reason; plain where no other fits, or folders were named."""
+    if by_folders:
+        return "plain", "the folder of masks is named"
+    reasons = {
+        name: reason
+        for name, entry in FORMATS.items()
+        if name != "plain" and (reason := entry.recognise(tree))
+    }
+    if len(reasons) > 1:
+        seen = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        raise DatasetError(
+            f"{tree.root}: could be several formats: {seen}; choose one with --format, or plain "
+            "for folders of masks"
+        )
+    if reasons:
+        return next(iter(reasons.items()))
+    if tree.only:
+        raise DatasetError(
+            f"{tree.root / tree.only}: is no annotation file of a known format; name it with "
+            "--format, or give the folder (all: unet list formats)"
+        )
+    return "plain", "folders of images and masks"
+
+
+def _passed_over(tree: Tree, found: Found) -> Iterator[Finding]:
+    """Hidden files, and files among the images and masks that are neither."""
+    used = {
+        os.path.relpath(part.parent, tree.root).replace(os.sep, "/")
+        for pair in found.pairs
+        for part in (pair.image, pair.mask)
+        if isinstance(part, Path)
+    }
+    folders = {"" if folder == "." else folder for folder in used}
+    known = (*MASK_EXTENSIONS, *_TEXTS)
+    foreign = [
+        path
+        for folder in sorted(folders)
+        for path in tree.files(under=folder)
+        if PurePosixPath(path).suffix and not path.lower().endswith(known)
+    ]
+    for code, what, files in (
+        ("hidden-files", "hidden files are passed over", tree.hidden),
+        ("foreign-files", "files among the images and masks are neither", foreign),
+    ):
+        if files:
+            yield Finding(
+                code,
+                "note",
+                f"{len(files)} {what}",
+                len(files),
+                tuple(files[:5]),
+                "" if code == "hidden-files" else "remove them if they do not belong there",
+            )

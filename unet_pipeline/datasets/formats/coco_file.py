@@ -1,0 +1,107 @@
+"""One JSON file of COCO: what it lists, checked as far as ids and keys go."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unet_pipeline.datasets.formats.contract import Tree
+from unet_pipeline.datasets.formats.json_file import both_ends, read_json
+from unet_pipeline.datasets.formats.listed import Listed, split_of_file
+from unet_pipeline.datasets.manifest import Split
+from unet_pipeline.errors import DatasetError
+
+_HEAD = 2**20  # bytes of either end that are looked at; instances_train2017.json has 450 million
+_SIGNS = {  # in longer files the keys lie in the middle, and what is below them tells
+    "images": (rb'"images"\s*:\s*\[', rb'"file_name"\s*:'),
+    "annotations": (rb'"annotations"\s*:\s*\[', rb'"category_id"\s*:'),
+    "categories": (rb'"categories"\s*:\s*\[', rb'"supercategory"\s*:'),
+}
+
+
+class CocoImage(NamedTuple):
+    listed: Listed
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFile:
+    """One JSON file; name: its path inside the tree. images, categories: by id."""
+
+    path: Path
+    name: str
+    images: dict[str, CocoImage]
+    annotations: list[dict[str, Any]]
+    categories: dict[str, str]
+    has_keypoints: bool
+
+    @property
+    def split(self) -> Split | None:
+        return next((image.listed.split for image in self.images.values()), None)
+
+
+def looks_like_coco(path: Path) -> bool:
+    """Judged from both ends of the file."""
+    ends, whole = both_ends(path, _HEAD)
+    if not ends.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or b'"segments_info"' in ends:
+        return False  # a bare list of results, or panoptic
+    num_signs = 1 if whole else 2
+    return all(
+        any(re.search(sign, ends) for sign in signs[:num_signs]) for signs in _SIGNS.values()
+    )
+
+
+def load(tree: Tree, around: Tree, name: str) -> CocoFile:
+    """The file `name` of `tree`, its images listed by where it lies in `around`.
+
+    Raises `DatasetError` where it is no COCO, or one id stands for two things.
+    """
+    path = tree.path(name)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: holds no object of images, annotations and categories")
+    split = None if tree.only else split_of_file(name)
+    inside = path.relative_to(around.root).as_posix()
+    categories: dict[str, str] = {}
+    for number, entry in enumerate(_entries(content, "categories", path)):
+        key, label = (_required(entry, k, f"{path}: categories[{number}]") for k in ("id", "name"))
+        if categories.setdefault(key, label) != label:
+            raise DatasetError(
+                f"{path}: category id {key} stands for {categories[key]} and for {label}; "
+                "give each its own"
+            )
+    images: dict[str, CocoImage] = {}
+    for number, entry in enumerate(_entries(content, "images", path)):
+        where = f"{path}: images[{number}]"
+        key, file_name = (_required(entry, k, where) for k in ("id", "file_name"))
+        image = CocoImage(Listed(file_name, inside, split), _size(entry))
+        if images.setdefault(key, image).listed.name != file_name:
+            raise DatasetError(
+                f"{path}: image id {key} stands for {images[key].listed.name} and for {file_name}; "
+                "give each its own"
+            )
+    keypoints = any("keypoints" in entry for entry in content["categories"])
+    annotations = _entries(content, "annotations", path)
+    return CocoFile(path, name, images, annotations, categories, keypoints)
+
+
+def _entries(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DatasetError(f'{path}: has no list of objects "{key}", which COCO files have')
+    return entries
+
+
+def _required(entry: dict[str, Any], key: str, where: str) -> str:
+    if isinstance(entry.get(key), (str, int)) and entry[key] != "":
+        return str(entry[key])
+    raise DatasetError(f'{where} has no "{key}"; correct it or export again')
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    sides = entry.get("height"), entry.get("width")
+    if all(isinstance(side, (int, float)) and side >= 1 and side == side // 1 for side in sides):
+        return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
+    return None

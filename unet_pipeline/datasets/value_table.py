@@ -1,0 +1,153 @@
+"""The values of all masks of a dataset in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unet_pipeline.classes import Classes, nearest_values, pack_value
+from unet_pipeline.datasets.images import Color, Encoding
+from unet_pipeline.datasets.value_histograms import Numbering, find_numbering, void_value
+
+if TYPE_CHECKING:
+    from unet_pipeline.datasets.scan_records import MaskScan
+
+
+@dataclass
+class Use:
+    """How often a mask value occurs, and in which masks (the first five by id)."""
+
+    pixels: int = 0
+    num_masks: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ValueTable:
+    """The mask values of a whole dataset, colours packed as 0xRRGGBB.
+
+    complete: whether every value is listed; a file of very many values lists the frequent ones.
+    lossy: some files are compressed with loss. num_pixels: of all masks.
+    void: what the -1 of mask files is read as. void_clash: a mask in which that is a class too.
+    numbering: given where the values number objects.
+    """
+
+    encoding: Encoding
+    uses: Mapping[int, Use]
+    palette: Mapping[int, Color]
+    complete: bool
+    lossy: bool
+    num_pixels: int
+    void: tuple[int, ...] = ()
+    void_clash: str | None = None
+    numbering: Numbering | None = None
+
+
+def count_values(scans: Iterable[tuple[str, MaskScan]]) -> ValueTable:
+    """The values of all masks, under the one encoding that suits all of them.
+
+    scans: the id of each sample and what was read of its mask.
+    """
+    rows = list(scans)
+    encoding, palette = _common_encoding([mask for _, mask in rows])
+    uses: dict[int, Use] = {}
+    for sample_id, mask in rows:
+        for key, pixels in keyed_counts(mask, encoding).items():
+            use = uses.setdefault(key, Use())
+            use.pixels += pixels
+            use.num_masks += 1
+            if len(use.examples) < 5:
+                use.examples.append(sample_id)
+    void = {value for _, mask in rows if (value := void_value(mask)) is not None}
+    return ValueTable(
+        encoding,
+        uses,
+        palette,
+        complete=all(mask.num_values == len(mask.counts) for _, mask in rows),
+        lossy=any(mask.lossy for _, mask in rows),
+        num_pixels=sum(mask.height * mask.width for _, mask in rows),
+        void=tuple(sorted(value * 0x010101 if encoding == "rgb" else value for value in void)),
+        void_clash=_clash(rows) if 255 in void else None,
+        numbering=find_numbering([mask for _, mask in rows]) if len(uses) > 5 else None,
+    )
+
+
+def _clash(rows: Sequence[tuple[str, MaskScan]]) -> str | None:
+    """A mask that holds a 255 of its own among values beyond it, where -1 is read as 255."""
+    own = [
+        (sample_id, [value for value in mask.counts if value != void_value(mask)])
+        for sample_id, mask in rows
+    ]
+    if max(max(values, default=0) for _, values in own) <= 255:
+        return None  # then 255 is the usual mark of void, beside -1
+    return next((sample_id for sample_id, values in own if 255 in values), None)
+
+
+def keyed_counts(mask: MaskScan, encoding: Encoding) -> dict[int, int]:
+    """The pixels of each value of one mask, the values as the dataset's encoding has them."""
+    if encoding != "rgb" or mask.encoding == "rgb":
+        return mask.counts
+    counts: dict[int, int] = {}
+    for value, pixels in mask.counts.items():
+        key = pack_value(mask.palette[value]) if mask.palette else value * 0x010101
+        counts[key] = counts.get(key, 0) + pixels
+    return counts
+
+
+def _common_encoding(masks: Sequence[MaskScan]) -> tuple[Encoding, dict[int, Color]]:
+    """One encoding for all masks, and the palette where values are indices.
+
+    Masks of 1 bit count as palette images of black and white. Colours, not indices, are what
+    counts where an index has another colour in another file, and where black and white files
+    (0, 1) stand beside grey ones (0, 255).
+    """
+    kinds = {mask.encoding for mask in masks}
+    palette: dict[int, Color] = {}
+    agree = all(
+        palette.setdefault(value, color) == color
+        for mask in masks
+        for value, color in mask.palette.items()
+    )
+    if "rgb" in kinds or not agree:
+        return "rgb", {}
+    if kinds == {"palette"}:
+        return "palette", palette
+    greys = {value for mask in masks if mask.encoding == "grey" for value in mask.counts}
+    shown_alike = all(color == (value, value, value) for value, color in palette.items())
+    all_grey = all(red == green == blue for red, green, blue in palette.values())
+    if not shown_alike and all_grey and not greys <= set(palette) and max(greys) <= 255:
+        return "rgb", {}
+    return "grey", palette
+
+
+def snapping(table: ValueTable, classes: Classes) -> tuple[int, float]:
+    """How many pixels of all masks are not exactly of a class or void, and how far the furthest is.
+
+    Of values too rare to be listed in the table, the pixels count, not the distance.
+    """
+    keys = np.array(sorted(table.uses))
+    _, away = nearest_values(classes, keys)
+    exact = sum(table.uses[key].pixels for key in keys[away == 0].tolist())
+    return table.num_pixels - exact, float(away.max(initial=0))
+
+
+def class_pixels(mask: MaskScan, classes: Classes) -> dict[int, int]:
+    """The pixels of each class index of one mask, `IGNORE_INDEX` included; absent ones left out.
+
+    As `Classes.to_indices` gives them, from the counts alone. Of a mask with too many values to
+    list, the rest counts as `other`; where values are snapped, it is left out.
+    """
+    counts = keyed_counts(mask, classes.encoding)
+    indices, away = nearest_values(classes, np.array(sorted(counts)))
+    pixels: dict[int, int] = {}
+    for key, index, distance in zip(sorted(counts), indices.tolist(), away, strict=True):
+        if distance == 0 or classes.snap:
+            pixels[index] = pixels.get(index, 0) + counts[key]
+    if classes.other is not None:
+        rest = mask.height * mask.width - sum(pixels.values())
+        if rest:
+            pixels[classes.other] = pixels.get(classes.other, 0) + rest
+    return pixels

@@ -1,0 +1,128 @@
+"""From settings to data: a source recognised, read and checked, or a prepared dataset opened.
+
+Apart from `assembly`, because none of this needs torch, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from unet_pipeline.classes import parse_value
+from unet_pipeline.config import DataSettings
+from unet_pipeline.datasets.doctor import Options
+from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.formats import Found
+from unet_pipeline.datasets.index import find, index_folder
+from unet_pipeline.datasets.manifest import Manifest, Sample, Split
+from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+
+def find_data(settings: DataSettings, source: Path) -> Found:
+    """The pairs of `source`, recognised as `settings` says."""
+    return find(
+        source,
+        format_name=settings.format,
+        images=settings.images,
+        masks=settings.masks,
+        pages=settings.pages,
+    )
+
+
+def index_options(
+    settings: DataSettings,
+    *,
+    num_folds: int | None = None,
+    former: Sequence[Sample] = (),
+) -> Options:
+    """What `settings` says about classes and splits.
+
+    former: the samples of an earlier version of the dataset, which keep their splits.
+    """
+    return Options(
+        ignore_values=[parse_value(text) for text in settings.ignore_values],
+        class_names=settings.class_names or None,
+        values=[parse_value(text) for text in settings.values] or None,
+        other=settings.other,
+        split_by=settings.split_by,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        seed=settings.split_seed,
+        group_regex=settings.group_regex,
+        num_folds=num_folds,
+        former=former,
+        value_range=settings.value_range,
+    )
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over the samples that are read."""
+    with progress_bar("reading", total=1, unit="samples") as bar:
+        yield lambda done, total: bar.move_to(done / max(total, 1), count=done)
+
+
+def log_findings(findings: Iterable[Finding]) -> None:
+    """Warnings and notes as log lines; errors are for exceptions."""
+    for finding in findings:
+        if finding.severity != "error":
+            level = logging.WARNING if finding.severity == "warning" else logging.INFO
+            logger.log(level, "%s", finding.sentence())
+
+
+def index_data(settings: DataSettings, source: Path) -> Manifest:
+    """The source of images and masks, recognised, checked and split as `settings` says."""
+    found = find_data(settings, source)
+    with reading() as on_progress:
+        manifest = index_folder(
+            found, source=source, options=index_options(settings), on_progress=on_progress
+        )
+    log_findings(manifest.findings)
+    return manifest
+
+
+def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
+    """The dataset at `settings.path`, prepared or plain, which must hold samples of `splits`.
+
+    settings.fold: the fold of a prepared dataset that is its val split; all others train.
+    """
+    if not settings.path:
+        raise UserError("no data: give --data, a prepared dataset or a folder of images and masks")
+    path = Path(settings.path)
+    if Manifest.is_in(path):
+        unset = DataSettings(path=settings.path, fold=settings.fold).model_dump()
+        without_effect = [name for name, v in settings.model_dump().items() if v != unset[name]]
+        if without_effect:
+            raise UserError(
+                f"data.{without_effect[0]} has no effect on {path}, which is prepared: "
+                "leave it out, or prepare the source again with it"
+            )
+        manifest = Manifest.load(path)
+        if settings.fold is not None:
+            manifest = manifest.fold(settings.fold)
+    else:
+        if settings.fold is not None:
+            refuse_folds_of_plain(path)
+        manifest = index_data(settings, path)
+    for split in splits:
+        if not manifest.split(split):
+            counts = ", ".join(f"{n} {name}" for name, n in manifest.facts.num_samples.items())
+            raise DatasetError(
+                f"{path} has no {split} samples (it has {counts}): add images, or set the column "
+                "`split` of a prepared samples.csv"
+            )
+    return manifest
+
+
+def refuse_folds_of_plain(path: Path) -> NoReturn:
+    """Raise the `UserError` for a fold of data that is not prepared."""
+    raise UserError(
+        f"{path} is no prepared dataset, so it has no folds: make them with `unet prepare {path} "
+        "--folds 5`, then train on the folder that it writes"
+    )

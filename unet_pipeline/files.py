@@ -25,6 +25,10 @@ _RESOURCE_ERRNOS = {
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
+LOCK_NAME = ".lock"
+"""The file by which a process holds a folder."""
+
+
 def resource_reason(error: OSError) -> str | None:
     """What is wrong with the machine, in words; None where the program is at fault."""
     return _RESOURCE_ERRNOS.get(error.errno or 0)
@@ -114,7 +118,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     import fcntl  # not on Windows; the lock is the only thing here that needs it
 
-    path = folder / ".lock"
+    path = folder / LOCK_NAME
     while True:
         with resource_errors(path):
             file = path.open("a+")

@@ -38,7 +38,8 @@ def test_a_plain_folder_becomes_a_manifest_that_refers_to_its_files(
     assert cli.run(["prepare", str(source)]) == 0
     assert capsys.readouterr().out == "data/cells\n"
     assert snapshot(source) == before
-    assert {path.name for path in Path("data/cells").iterdir()} == {"dataset.yaml", "samples.csv"}
+    written = {path.name for path in Path("data/cells").iterdir()}
+    assert written == {"dataset.yaml", "samples.csv", "report.html"}
     manifest = Manifest.load(Path("data/cells"))
     assert manifest.facts.name == "cells"
     assert manifest.facts.classes.values == (0, 255)
@@ -124,11 +125,11 @@ def test_the_seed_of_the_scenes_can_be_chosen() -> None:
 def test_scenes_that_were_interrupted_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from unet_pipeline.stages import prepare as stage
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "index_data", interrupted)
+        patched.setattr(stage, "examine", interrupted)
         assert cli.run(["prepare", "--num-scenes", "4"]) == 130
     assert cli.run(["prepare", "--num-scenes", "4"]) == 0
 

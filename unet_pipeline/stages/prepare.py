@@ -30,7 +30,7 @@ from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.datasets.scan_store import ScanStore
 from unet_pipeline.datasets.tiles import cut_into_tiles
 from unet_pipeline.errors import DatasetError, UserError
-from unet_pipeline.files import folder_lock, make_writable_folder, write_atomic
+from unet_pipeline.files import LOCK_NAME, folder_lock, make_writable_folder, write_atomic
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.stages.describing import (
     diagnosis_summary,
@@ -146,7 +146,7 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
                 found = find_torchvision(str(path), download_to=output / "download")
         if config.tile:
             found = _tiled(found, output, config)
-        name = output.resolve().name if config.output or source is None else _name_of(source)
+        name = _dataset_name(config, source, output)
         diagnosis = _examine(config, found, source or output, name, former)
         log_findings(diagnosis.findings)
         result = _write(config, diagnosis, source or output, output)
@@ -175,6 +175,13 @@ def _name_of(source: Path) -> str:
     """What a dataset from `source` is called."""
     resolved = source.resolve()
     return resolved.stem if resolved.is_file() else resolved.name
+
+
+def _dataset_name(config: PrepareConfig, source: Path | None, output: Path) -> str:
+    """A source is often called `train`, which says nothing: a named output names the dataset."""
+    if source is None:
+        return SAMPLE_NAME
+    return output.resolve().name if config.output or not source.exists() else _name_of(source)
 
 
 def _output_of(config: PrepareConfig) -> Path:
@@ -359,7 +366,7 @@ def _same_files(one: Path, other: Path) -> bool:
             os.path.relpath(Path(path) / name, folder)
             for path, _, files in os.walk(folder)
             for name in files
-            if name not in (".lock", REPORT_FILE)
+            if name not in (LOCK_NAME, REPORT_FILE)
         }
 
     if not names(one) == names(other) >= {FACTS_FILE, SAMPLES_FILE}:

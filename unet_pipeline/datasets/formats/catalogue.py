@@ -24,7 +24,7 @@ from unet_pipeline.datasets.formats import (
 )
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree, list_tree
 from unet_pipeline.datasets.images import MASK_EXTENSIONS
-from unet_pipeline.errors import DatasetError
+from unet_pipeline.errors import DatasetError, UserError
 
 FORMATS: dict[str, Format] = {
     "plain": plain.FORMAT,
@@ -88,8 +88,8 @@ def _recognise(tree: Tree, *, by_folders: bool) -> tuple[str, str]:
     if reasons:
         return next(iter(reasons.items()))
     if tree.only:
-        raise DatasetError(
-            f"{tree.root / tree.only}: is no annotation file of a known format; name it with "
+        raise UserError(
+            f"{tree.root / tree.only}: is a file, and no annotation file of a known format; name it with "
             "--format, or give the folder (all: unet list formats)"
         )
     return "plain", "folders of images and masks"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,25 @@ import torch
 torch.set_num_threads(1)
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]:
+    """Folders for the caches of tests, of which the first serves fixtures of the session."""
+    root = tmp_path_factory.mktemp("caches")
+    folders = (root / str(number) for number in itertools.count())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("UNET_CACHE_DIR", str(next(folders)))
+        yield folders
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_its_own(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test reads is not known from another test, nor from the user's own cache.
+
+    The folder is apart from the one that the test works in, which some tests want unchanged.
+    """
+    monkeypatch.setenv("UNET_CACHE_DIR", str(next(_caches)))
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ from torch import nn
 import unet_pipeline
 from unet_pipeline import cli
 from unet_pipeline.config import PrepareConfig, load_config
+from unet_pipeline.datasets.exports import EXPORTS
+from unet_pipeline.datasets.findings import CODES
+from unet_pipeline.datasets.formats.catalogue import FORMATS
 from unet_pipeline.errors import UserError
 from unet_pipeline.training import CRITERIA, LOSSES, parse_loss
 
@@ -351,3 +354,11 @@ def test_a_comment_in_a_fence_is_no_heading(tmp_path: Path) -> None:
     page.write_text("# Page\n\n```console\n# word\n```\n\n```python\npass\n```\n", encoding="utf-8")
     assert [fence.heading for fence in fences(page, "python")] == ["Page"]
     assert [fence.code for fence in fences(page, "console")] == ["# word\n"]
+
+
+def test_the_page_about_data_knows_every_finding_and_every_format() -> None:
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", text))
+    assert set(CODES) <= named, set(CODES) - named
+    assert set(FORMATS) <= named, set(FORMATS) - named
+    assert set(EXPORTS) <= named

@@ -24,7 +24,6 @@ SIDE = 64
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNET_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def picture(seed: int, channels: int = 3, side: int = SIDE) -> np.ndarray:

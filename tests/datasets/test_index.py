@@ -19,15 +19,11 @@ from unet_pipeline.datasets.images import (
 from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.datasets.scan import in_threads
+from unet_pipeline.datasets.scan_store import cache_folder
 from unet_pipeline.errors import DatasetError, UserError
 
 RealData = Callable[[str], Path]
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def _a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNET_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def index(source: Path, *, on_progress: Any = None, **changes: Any) -> Manifest:
@@ -421,5 +417,5 @@ def test_nuclei_by_number_become_foreground(real_data: RealData) -> None:
 def test_one_file_an_object_gives_the_same_nuclei(real_data: RealData, tmp_path: Path) -> None:
     manifest = index(real_data("dsb2018_mini") / "stage1_layout")
     assert len(manifest.samples) == 9
-    assert all(s.mask and s.mask.is_relative_to(tmp_path / "cache") for s in manifest.samples)
+    assert all(s.mask and s.mask.is_relative_to(cache_folder()) for s in manifest.samples)
     assert manifest.facts.classes.names == ("background", "foreground")

@@ -29,11 +29,6 @@ Saved = Callable[[tuple[int, int]], tuple[str, bytes]]
 SIZE = (20, 33)
 
 
-@pytest.fixture(autouse=True)
-def _a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNET_CACHE_DIR", str(tmp_path / "cache"))
-
-
 def saved(mode: str, kind: str, suffix: str, **options: Any) -> Saved:
     """A picture of a Pillow mode and format, with random pixels."""
 

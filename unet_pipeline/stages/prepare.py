@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ MADE_FOLDERS = ("images", "masks")
 
 BEYOND_REPAIR = ("mask-values", "mixed-channels", "mixed-depths")
 """Errors that leaving pairs out does not mend."""
+
+_SCENES_ALONE = "--num-scenes is for the sample data, which is made without a SOURCE"
 
 
 @dataclass(frozen=True)
@@ -101,16 +103,19 @@ def check(config: PrepareConfig) -> CheckedSource:
     `DatasetError` where no pairs are recognised at all.
     """
     for name, flag in (("output", "--output"), ("fix", "--fix"), ("export", "--export"),
-                       ("tile", "--tile")):  # fmt: skip
+                       ("tile", "--tile"), ("tile_overlap", "--overlap")):  # fmt: skip
         if getattr(config, name):
             raise UserError(f"{flag} has no effect with --check, which writes nothing")
     if config.data.path is None:
         raise UserError("--check needs a SOURCE to look at")
+    if "num_scenes" in config.model_fields_set:
+        raise UserError(_SCENES_ALONE)
+    former = _former_samples(config)
     source = Path(config.data.path)
     if is_torchvision(config.data.path):
         raise UserError(f"{source} is fetched by `unet prepare`; check the folder it makes then")
     config, found = _look_for(config, source)
-    return CheckedSource(str(source), _examine(config, found, source, _name_of(source)))
+    return CheckedSource(str(source), _examine(config, found, source, _name_of(source), former))
 
 
 def prepare(config: PrepareConfig) -> PreparedDataset:
@@ -141,7 +146,7 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
             undo.callback(remove_scenes, output)
             found = find_data(config.data, output)
         else:
-            undo.enter_context(_removed_on_error(output))
+            undo.callback(_remove, _not_there_yet(output))
             if is_torchvision(str(path)):
                 found = find_torchvision(str(path), download_to=output / "download")
         if config.tile:
@@ -210,7 +215,7 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
             raise UserError("--fix, --export and --tile need a SOURCE")
         return
     if "num_scenes" in config.model_fields_set:
-        raise UserError("--num-scenes is for the sample data, which is made without a SOURCE")
+        raise UserError(_SCENES_ALONE)
     if is_torchvision(path):
         return
     source = Path(path)
@@ -242,26 +247,28 @@ def _former_samples(config: PrepareConfig) -> Sequence[Sample]:
     return load_samples(path).samples
 
 
-@contextlib.contextmanager
-def _removed_on_error(output: Path) -> Iterator[None]:
-    """Remove what was made in `output` where the dataset is not finished after all.
+def _not_there_yet(output: Path) -> list[Path]:
+    """What may be made in `output` beside the manifest, and is to go if the dataset is not finished.
 
     Raises `UserError` where folders of that name are there already: whose they are is unknown.
     """
+    if Manifest.is_in(output):
+        return []
     for name in MADE_FOLDERS:
-        if (output / name).exists() and not Manifest.is_in(output):
+        if (output / name).exists():
             raise UserError(
                 f"{output} holds a folder {name} already: choose another --output or remove it"
             )
-    try:
-        yield
-    except BaseException:
-        if not Manifest.is_in(output):
-            for name in MADE_FOLDERS:
-                shutil.rmtree(output / name, ignore_errors=True)
-            for name in (CLASS_FILES[0], REPORT_FILE):
-                (output / name).unlink(missing_ok=True)
-        raise
+    names = (*MADE_FOLDERS, CLASS_FILES[0], REPORT_FILE)
+    return [path for name in names if not (path := output / name).exists()]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _tiled(found: Found, output: Path, config: PrepareConfig) -> Found:

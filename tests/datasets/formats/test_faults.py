@@ -109,12 +109,12 @@ def test_a_bad_ring_says_what_is_wrong(coordinates: Any, reason: str) -> None:
 
 def test_findings_come_in_the_order_of_their_kinds_and_weigh_more_where_all_is_lost() -> None:
     faults: Faults = defaultdict(list)
-    faults["b"] += [f"x{n}" for n in range(7)]
-    faults["a"] += ["y"]
+    faults["broken-shapes"] += [f"x{n}" for n in range(7)]
+    faults["line-width"] += ["y"]
     kinds = {
-        "a": Kind("line", "seen", severity="note"),
-        "none": Kind("thing", "absent"),
-        "b": Kind("shape", "lost", "mend it"),
+        "line-width": Kind("line", "seen", severity="note"),
+        "unknown-images": Kind("thing", "absent"),
+        "broken-shapes": Kind("shape", "lost", "mend it"),
     }
     one, other = fault_findings(faults, kinds, all_lost=False)
     assert one.sentence() == "1 line seen (y)"

@@ -1,0 +1,188 @@
+"""prepare --check: everything is said, nothing is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.stages import sources
+from unet_pipeline import cli
+from unet_pipeline.datasets.manifest import SAMPLES_FILE
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = cli.run(["prepare", *arguments, "--check", "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def codes_of(summary: dict[str, Any]) -> set[str]:
+    return {finding["code"] for finding in summary["findings"]}
+
+
+def damaged(root: Path) -> Path:
+    """One image without a mask, and one that is cut off."""
+    sources.plain(root)
+    (root / "masks" / "s00.png").unlink()
+    cut = root / "images" / "s01.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    return root
+
+
+def test_a_check_writes_nothing_but_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    for source, code in ((sources.coco(Path("good")), 0), (damaged(Path("bad")), 4)):
+        before = sources.snapshot(Path.cwd())
+        assert cli.run(["prepare", str(source), "--check"]) == code
+        assert sources.snapshot(Path.cwd()) == before
+    assert any(Path(os.environ["UNET_CACHE_DIR"]).iterdir())
+
+
+def test_a_sound_source_says_that_it_can_be_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    sources.plain(Path("cells"))
+    assert cli.run(["prepare", "cells", "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert "0 errors, 0 warnings: it can be trained on" in out
+    assert "3 mask values" in out
+    assert "splits: " in out
+    assert "error" not in err
+
+
+def test_errors_are_findings_on_stdout_and_one_line_on_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = str(damaged(Path("cells")))
+    assert cli.run(["prepare", source, "--check"]) == 4
+    out, err = capsys.readouterr()
+    assert "[unpaired-images]" in out
+    assert "[unreadable-files]" in out
+    assert "s00.png" in out
+    assert "-> " in out
+    (line,) = [text for text in err.splitlines() if text.startswith("error: ")]
+    assert "cells: 2 errors" in line
+    assert "unpaired-images" in line
+    assert "unreadable-files" in line
+
+
+def test_json_has_the_same_keys_for_sound_and_for_damaged_sources(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sources.plain(Path("good"))
+    damaged(Path("bad"))
+    code, good = as_json(capsys, "good")
+    assert (code, good["ok"]) == (0, True)
+    code, bad = as_json(capsys, "bad")
+    assert (code, bad["ok"]) == (4, False)
+    keys = {"source", "ok", "findings", "mask_values", "num_pairs", "facts"}
+    assert set(good) == set(bad) == keys
+    assert {"unpaired-images", "unreadable-files"} <= codes_of(bad)
+    for finding in (*good["findings"], *bad["findings"]):
+        assert set(finding) == {"code", "severity", "message", "count", "examples", "remedy"}
+    assert good["num_pairs"] == 8
+    assert bad["num_pairs"] == 6
+    pixels = {row["value"]: row["pixels"] for row in good["mask_values"]}
+    assert pixels == dict(enumerate(sources.expected_pixels().values()))
+
+
+def test_json_keeps_its_keys_where_the_masks_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    sources.plain(Path("soft"))
+    for n in range(8):
+        gradient = np.arange(32 * 40).reshape(32, 40) * 7 + n
+        sources.save(Path("soft/masks") / f"s{n:02d}.png", gradient.astype(np.uint8))
+    code, summary = as_json(capsys, "soft")
+    assert code == 4
+    assert codes_of(summary) >= {"mask-values"}
+    assert summary["facts"] is None
+    assert {row["taken_for"] for row in summary["mask_values"]} == {"?"}
+
+
+@pytest.mark.parametrize("make", [sources.plain, damaged, sources.coco])
+def test_a_second_run_says_the_same(
+    make: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(make(Path("data")))
+    runs = []
+    for _ in range(2):
+        code = cli.run(["prepare", source, "--check"])
+        runs.append((code, capsys.readouterr().out))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (["--output", "out"], "--output"),
+        (["--fix"], "--fix"),
+        (["--export", "coco"], "--export"),
+        (["--tile", "32"], "--tile"),
+        (["--overlap", "0.5"], "--overlap"),
+        (["--num-scenes", "9"], "--num-scenes"),
+    ],
+)
+def test_options_that_write_are_refused(
+    options: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources.plain(Path("cells"))
+    message = sources.error_of(capsys, ["prepare", "cells", "--check", *options], 2)
+    assert flag in message
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "needs a SOURCE"),
+        (["absent"], 2, "absent does not exist"),
+        (["torchvision:OxfordIIITPet"], 2, "fetched by `unet prepare`"),
+        (["empty"], 4, "empty"),
+    ],
+)
+def test_there_must_be_something_to_look_at(
+    arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    assert words in sources.error_of(capsys, ["prepare", *arguments, "--check"], code)
+
+
+def test_a_prepared_dataset_is_checked_with_the_splits_of_its_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sources.prepare(sources.coco(Path("cells")), "-o", "out")
+    before = sources.snapshot(Path("out"))
+    code, summary = as_json(capsys, "out")
+    assert code == 0
+    assert summary["facts"]["classes"]["names"] == list(sources.CLASSES)
+    assert sources.snapshot(Path("out")) == before
+    table = Path("out") / SAMPLES_FILE
+    table.write_text(table.read_text().replace(",train,", ",val,", 2))
+    code, edited = as_json(capsys, "out")
+    assert code == 0
+    moved = {name: n - summary["facts"]["num_samples"][name]
+             for name, n in edited["facts"]["num_samples"].items()}  # fmt: skip
+    assert moved == {"train": -2, "val": 2, "test": 0}
+
+
+def test_a_prepared_dataset_without_train_samples_is_no_bug(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sources.prepare(sources.plain(Path("cells")), "-o", "out")
+    table = Path("out") / SAMPLES_FILE
+    table.write_text(table.read_text().replace(",train,", ",val,"))
+    message = sources.error_of(capsys, ["prepare", "out", "--check"], 4)
+    assert "none to train on" in message
+
+
+def test_a_former_division_is_what_the_check_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    sources.prepare(sources.plain(Path("cells")), "-o", "old", "--test", "0.6", "--val", "0.2")
+    _, fresh = as_json(capsys, "cells")
+    _, kept = as_json(capsys, "cells", "--splits-from", "old")
+    former = list(sources.splits_in(Path("old")).values())
+    assert kept["facts"]["num_samples"] == {
+        split: former.count(split) for split in ("train", "val", "test")
+    }
+    assert kept["facts"]["num_samples"] != fresh["facts"]["num_samples"]

@@ -37,8 +37,7 @@ from unet_pipeline.datasets.images import (
     decode_mask,
     read_bytes,
 )
-from unet_pipeline.datasets.scan import scan_pairs
-from unet_pipeline.datasets.scan_store import ScanStore
+from unet_pipeline.datasets.scan import ScanStore, scan_pairs
 
 
 def make_pair(folder: Path, number: int, *, side: int) -> Pair:

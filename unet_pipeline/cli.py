@@ -163,6 +163,7 @@ def prepare(
 @app.command()
 def train(
     data: Annotated[str | None, _setting(TrainConfig, "data.path", "--data")] = None,
+    format_name: Annotated[str | None, _setting(TrainConfig, "data.format", "--format")] = None,
     images: Annotated[str | None, _setting(TrainConfig, "data.images", "--images")] = None,
     masks: Annotated[str | None, _setting(TrainConfig, "data.masks", "--masks")] = None,
     ignore_values: Annotated[
@@ -277,6 +278,7 @@ def train(
 def evaluate(
     model: Annotated[str | None, _setting(EvaluateConfig, "model", "--model", "-m")] = None,
     data: Annotated[str | None, _setting(EvaluateConfig, "data.path", "--data")] = None,
+    format_name: Annotated[str | None, _setting(EvaluateConfig, "data.format", "--format")] = None,
     images: Annotated[str | None, _setting(EvaluateConfig, "data.images", "--images")] = None,
     masks: Annotated[str | None, _setting(EvaluateConfig, "data.masks", "--masks")] = None,
     ignore_values: Annotated[

@@ -12,8 +12,7 @@ from unet_pipeline.datasets.duplicates import (
 )
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.formats import Pair
-from unet_pipeline.datasets.scan import PairScan, scan_pairs
-from unet_pipeline.datasets.scan_store import ScanStore
+from unet_pipeline.datasets.scan import PairScan, ScanStore, scan_pairs
 
 
 def photo(seed: int, side: int = 96) -> np.ndarray:

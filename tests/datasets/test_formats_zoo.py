@@ -15,8 +15,8 @@ from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.datasets.file_kind import file_kind
 from unet_pipeline.datasets.images import decode_mask, read_image, read_mask
 from unet_pipeline.datasets.mask_values import find_classes
-from unet_pipeline.datasets.scan_pixels import scan_mask
-from unet_pipeline.datasets.scan_records import MaskScan
+from unet_pipeline.datasets.scan import MaskScan
+from unet_pipeline.datasets.scan.pixels import scan_mask
 from unet_pipeline.datasets.value_table import count_values
 
 RealData = Callable[[str], Path]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile, ImageOps
 
+from tests.datasets.image_cases import chunk, raw_png, saved
 from unet_pipeline.datasets import images
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.images import (
@@ -30,29 +30,6 @@ RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 SMOOTH = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def raw_png(
-    rows: list[bytes], width: int, depth: int, color: int, *extra: bytes, height: int | None = None
-) -> bytes:
-    """A PNG file written by hand, for depths and modes that no library here writes."""
-    size = struct.pack(">IIBBBBB", width, height or len(rows), depth, color, 0, 0, 0)
-    body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = [chunk(b"IHDR", size), *extra, chunk(b"IDAT", body), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def saved(array: np.ndarray, mode: str | None = None, **options: object) -> bytes:
-    file = io.BytesIO()
-    image = Image.fromarray(array)
-    if mode is not None:
-        image = image.convert(mode)
-    image.save(file, **{"format": "PNG", **options})
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -342,12 +319,12 @@ def test_names_that_are_not_utf8_can_be_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), RGB)
 
 
-def test_a_file_larger_than_the_limit_is_refused(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
-    with pytest.raises(DatasetError, match="more than the 10"):
-        read_image(write(PNG))
+def test_a_file_larger_than_the_limit_is_refused(write: Write) -> None:
+    path = write(saved(np.zeros((4, 4), np.uint8)))
+    with pytest.raises(DatasetError, match="more than the 10"), images.open_regular(path, limit=10):
+        pass
+    with images.open_regular(path, limit=None) as file:
+        assert file.read() == path.read_bytes()
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -507,7 +484,7 @@ def test_blurring_formats_are_known() -> None:
     assert not decode_mask(PNG, source="m").lossy
 
 
-# ---- channels and writing -----------------------------------------------------------------------
+# ---- channels ------------------------------------------------------------------------------------
 
 
 def test_grey_becomes_rgb_by_repeating() -> None:
@@ -538,30 +515,6 @@ def test_alpha_is_dropped_and_other_channels_are_refused() -> None:
             to_channels(np.zeros((2, 2, have), np.uint8), want, "pic")
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    hnp.arrays(
-        st.sampled_from([np.uint8, np.uint16]),
-        st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3])),
-    )
-)
-def test_what_is_written_comes_back(array: np.ndarray) -> None:
-    data = encode_png(array)
-    back = images.decode_image(data, source="x")
-    np.testing.assert_array_equal(back, array)
-    assert back.dtype == array.dtype
-
-
-@settings(max_examples=30, deadline=None)
-@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_palette_masks_come_back_with_their_colours(mask: np.ndarray) -> None:
-    colours = [(i, 255 - i, 7) for i in range(256)]
-    back = decode_mask(encode_png(mask, colours), source="x")
-    np.testing.assert_array_equal(back.values, mask)
-    assert back.palette is not None
-    np.testing.assert_array_equal(back.palette, colours)
-
-
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"]))
 def test_damage_anywhere_gives_an_image_or_a_dataset_error(place: int, kind: str) -> None:
@@ -575,11 +528,3 @@ def test_damage_anywhere_gives_an_image_or_a_dataset_error(place: int, kind: str
             assert str(error).startswith("x: ")  # noqa: PT017  either outcome is right
         else:
             assert image.ndim == 3
-
-
-@pytest.mark.parametrize("num_colors", [2, 3, 16, 200])
-def test_values_beyond_a_short_palette_come_back_exactly(num_colors: int) -> None:
-    mask = np.array([[0, 1, 201, 255]], np.uint8)
-    colors = [(n, 0, 9) for n in range(num_colors)]
-    values = decode_mask(encode_png(mask, colors), source="x").values
-    np.testing.assert_array_equal(values, mask)

@@ -18,8 +18,8 @@ from unet_pipeline.datasets.images import (
 )
 from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import Manifest
-from unet_pipeline.datasets.scan import in_threads
-from unet_pipeline.datasets.scan_store import cache_folder
+from unet_pipeline.datasets.scan.store import cache_folder
+from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError, UserError
 
 RealData = Callable[[str], Path]

@@ -93,7 +93,7 @@ def test_counting_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("pixels were read")
 
     monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
-    monkeypatch.setattr(tiff, "_page_raster", fail)
+    monkeypatch.setattr(tiff, "_decode_page", fail)
     assert count_pages(path) == 20
 
 

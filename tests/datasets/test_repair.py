@@ -22,7 +22,7 @@ from unet_pipeline.datasets.images import (
 from unet_pipeline.datasets.index import complete, find
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.datasets.repair import Repairs, write_repaired
-from unet_pipeline.datasets.scan_store import ScanStore
+from unet_pipeline.datasets.scan import ScanStore
 from unet_pipeline.errors import DatasetError
 
 Saved = Callable[[tuple[int, int]], tuple[str, bytes]]

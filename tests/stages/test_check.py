@@ -186,3 +186,21 @@ def test_a_former_division_is_what_the_check_shows(capsys: pytest.CaptureFixture
         split: former.count(split) for split in ("train", "val", "test")
     }
     assert kept["facts"]["num_samples"] != fresh["facts"]["num_samples"]
+
+
+def test_of_many_mask_values_those_with_most_pixels_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = sources.plain(Path("cells"))
+    for n in range(8):
+        mask = sources.mask_of(n) * 100
+        mask[0, :] = np.arange(n, n + sources.WIDTH) * 5
+        sources.save(source / "masks" / f"{sources.name(n)}.png", mask)
+    options = ["--values", "0,100,200", "--other", "0", "--class-names", "ground,cell,debris"]
+    assert cli.run(["prepare", "cells", "--check", *options]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    shown = [int(row[1]) for row in rows if row[1].strip().isdigit()]
+    assert shown == sorted(shown)
+    assert len(shown) == 40
+    assert {0, 100, 200} <= set(shown)
+    assert rows[-1][5].strip() == "7 more"

@@ -106,6 +106,17 @@ def test_a_copy_of_other_data_is_not_overwritten(capsys: pytest.CaptureFixture[s
     assert sources.contents(Path("mended")) == before
 
 
+def test_a_list_of_classes_that_is_there_is_not_overwritten(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sources.plain(Path("cells"))
+    Path("mended").mkdir()
+    Path("mended/classes.txt").write_text("mine")
+    arguments = ["prepare", "cells", "--fix", "-o", "mended"]
+    assert "holds classes.txt already" in sources.error_of(capsys, arguments, 2)
+    assert sources.contents(Path("mended")) == {"classes.txt": b"mine"}
+
+
 def test_a_fix_of_the_copy_writes_the_same_files() -> None:
     sources.prepare(broken(Path("cells")), "--fix", "-o", "one/mended")
     sources.prepare("one/mended", "--fix", "-o", "two/mended")

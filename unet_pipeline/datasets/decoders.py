@@ -13,10 +13,11 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -123,6 +124,7 @@ class _Png(NamedTuple):
     depth: int
     color: int  # 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA
     orientation: int
+    transparent: bytes  # the content of the tRNS chunk, where it was looked for
 
 
 def _png_chunks(file: BinaryIO, source: str, *, check: bool) -> _Png:
@@ -131,7 +133,7 @@ def _png_chunks(file: BinaryIO, source: str, *, check: bool) -> _Png:
     Pillow alone accepts pixels whose checksum is wrong.
     """
     file.seek(8)
-    fields, orientation, kind = (0, 0, 0, 0), 1, b""
+    fields, orientation, transparent, kind = (0, 0, 0, 0), 1, b"", b""
     while kind != b"IEND":
         head = file.read(8)
         if len(head) < 8:
@@ -149,9 +151,11 @@ def _png_chunks(file: BinaryIO, source: str, *, check: bool) -> _Png:
             fields = struct.unpack(">IIBB", body[:10])
         elif kind == b"eXIf":
             orientation = _exif_orientation(body)
+        elif kind == b"tRNS":
+            transparent = body
         elif kind == b"acTL":
             raise DatasetError(f"{source}: is an animation; {PAGES_HINT}")
-    return _Png(*fields, orientation)
+    return _Png(*fields, orientation, transparent)
 
 
 def _png_header(file: BinaryIO, source: str) -> Header:
@@ -175,13 +179,26 @@ def _decode_png(data: bytes, source: str) -> Raster:
             raise DatasetError(f"{source}: is damaged (its pixels cannot be decoded)")
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         grey = png.color in (0, 4)
-        return Raster(upright(pixels[..., :1] if grey else pixels[..., 2::-1], png.orientation))
+        if pixels.shape[2] == 4:  # transparent colours too come as alpha, transparent grey does not
+            alpha = bool((pixels[..., 3] != 65535).any())
+        else:
+            alpha = grey and _has_transparent_grey(png, pixels)
+        pixels = pixels[..., :1] if grey else pixels[..., 2::-1]
+        return Raster(upright(pixels, png.orientation), alpha=alpha)
     picture = PngImagePlugin.PngImageFile(io.BytesIO(data))
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # as in _decode_by_pillow
     raster = raster_of_pillow(picture)
     if png.color == 0 and png.depth in (2, 4):
-        raster = raster._replace(scale=255 // (2**png.depth - 1))
+        scale = 255 // (2**png.depth - 1)
+        # Pillow spreads the pixels to 0..255, and not the grey that is transparent
+        alpha = _has_transparent_grey(png, raster.pixels // scale)
+        raster = raster._replace(scale=scale, alpha=alpha)
     return raster._replace(pixels=upright(raster.pixels, png.orientation))
+
+
+def _has_transparent_grey(png: _Png, values: npt.NDArray[Any]) -> bool:
+    """Whether one of the `values` of a grey picture is the one that is called transparent."""
+    return bool(png.transparent) and bool((values == int.from_bytes(png.transparent[:2])).any())
 
 
 def count_frames(file: BinaryIO) -> int:

@@ -30,8 +30,7 @@ from unet_pipeline.datasets.formats.object_masks import ObjectMasks
 from unet_pipeline.datasets.groups import group_by_regex
 from unet_pipeline.datasets.manifest import DatasetFacts, Sample, Split
 from unet_pipeline.datasets.mask_values import find_classes
-from unet_pipeline.datasets.scan import BadPair, PairScan, Progress, in_threads, scan_pairs
-from unet_pipeline.datasets.scan_store import ScanStore
+from unet_pipeline.datasets.scan import BadPair, PairScan, Progress, ScanStore, scan_pairs
 from unet_pipeline.datasets.splits import (
     SplitBy,
     assign_folds,
@@ -39,6 +38,7 @@ from unet_pipeline.datasets.splits import (
     match_former,
     merge_duplicates,
 )
+from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.datasets.value_table import ValueTable, class_pixels, count_values
 from unet_pipeline.errors import DatasetError
 

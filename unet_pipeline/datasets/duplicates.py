@@ -90,8 +90,9 @@ def near_duplicates(
 ) -> list[Likeness]:
     """Pairs of pictures that are one picture scaled, brightened, compressed again or cut a little.
 
-    Equal ones and pictures below 48 pixels are left out. thumbnail: the small grey picture of a scan, to verify what the hashes
-    say. Every hash is compared with every other one, which is exact, and quick enough.
+    Equal ones and pictures below 48 pixels are left out. thumbnail: the small grey picture of a
+    scan, to verify what the hashes say. Every hash is compared with every other one, which is
+    exact, and quick enough.
     """
     places = [
         i

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
 import struct
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
-
-import numpy as np
-import tifffile
-from PIL import GifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
+from collections.abc import Iterator
+from typing import NamedTuple
 
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -28,19 +23,14 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _ORIENTATION, _EXTRA_SAMPLES = 258, 274, 338
 _ALPHA = (1, 2)  # associated and unassociated; 0 is unspecified data
 
-_OPENERS: dict[str, Callable[[BinaryIO], Image.Image]] = {
-    "png": PngImagePlugin.PngImageFile,
-    "gif": GifImagePlugin.GifImageFile,
-    "webp": WebPImagePlugin.WebPImageFile,
-}
-
 
 class FileKind(NamedTuple):
     """What a file is.
 
     name: "png", "jpeg", ...; empty for what is not known here. bits: of one sample, 0 where the
     format leaves that to the type of its numbers. orientation: EXIF or TIFF, 1..8.
-    may_hold_alpha: there is an alpha channel, or colours are declared transparent.
+    may_hold_alpha: there is an alpha channel, or colours are declared transparent; whether any
+        pixel is, `Raster.alpha` says.
     """
 
     name: str
@@ -69,27 +59,6 @@ def file_kind(data: bytes) -> FileKind:
         return FileKind(name, 8 if name == "bmp" else 0)
     except struct.error:  # a list of parts that ends early, which decoders may forgive
         return FileKind("")
-
-
-def shows_through(data: bytes, kind: FileKind) -> bool:
-    """Whether a pixel of the file is not opaque; False for formats without alpha."""
-    if not kind.may_hold_alpha:
-        return False
-    if kind.name == "tiff":
-        with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tif:
-            page = tif.pages.first
-            pixels = page.asarray()
-            planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
-            alpha = pixels[-1] if planar else pixels[..., -1]
-            opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
-            return bool((alpha != opaque).any())
-    with _OPENERS[kind.name](io.BytesIO(data)) as picture:
-        if not picture.has_transparency_data:
-            return False
-        # 16 bits are cut down to 8 here: what is opaque stays so
-        rgba: Image.Image = picture if picture.mode in ("LA", "RGBA") else picture.convert("RGBA")
-        lowest, _ = rgba.getchannel("A").getextrema()
-        return bool(lowest != 255)
 
 
 def _png(data: bytes) -> FileKind:

@@ -55,12 +55,14 @@ class MaskPixels(NamedTuple):
         4 bits have one too: the grey levels that a viewer shows for their values.
     lossy: the file's compression blurs values (JPEG).
     void: the file held -1, which is read as 255, or as 65535 where other values reach 255.
+    alpha: some pixel is not opaque in the file.
     """
 
     values: npt.NDArray[np.uint8 | np.uint16]
     palette: npt.NDArray[np.uint8] | None = None
     lossy: bool = False
     void: bool = False
+    alpha: bool = False
 
     @property
     def encoding(self) -> Encoding:
@@ -68,6 +70,13 @@ class MaskPixels(NamedTuple):
         if self.values.ndim == 3:
             return "rgb"
         return "grey" if self.palette is None else "palette"
+
+
+class DecodedImage(NamedTuple):
+    """An image as `read_image` gives it; alpha: some pixel is not opaque in the file."""
+
+    pixels: ImageArray
+    alpha: bool
 
 
 def read_image(path: Path) -> ImageArray:
@@ -115,7 +124,13 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_image(data: bytes, *, source: str) -> ImageArray:
     """`read_image` for the content of a file; source: what messages call it."""
-    return image_of(_decode(data, source, "image"), source)
+    return decode_image_and_alpha(data, source=source).pixels
+
+
+def decode_image_and_alpha(data: bytes, *, source: str) -> DecodedImage:
+    """`decode_image` that also tells whether the alpha that it drops carries information."""
+    raster = _decode(data, source, "image")
+    return DecodedImage(image_of(raster, source), raster.alpha)
 
 
 def decode_mask(data: bytes, *, source: str) -> MaskPixels:
@@ -157,9 +172,10 @@ def mask_of(raster: Raster, source: str) -> MaskPixels:
         values, void = _whole_numbers(pixels[..., 0], source)
         if palette is not None and (palette == np.arange(len(palette))[:, None]).all():
             palette = None  # a grey ramp: the index is the grey level
-        return MaskPixels(values, palette, raster.lossy, void)
+        return MaskPixels(values, palette, raster.lossy, void, raster.alpha)
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return MaskPixels(np.require(pixels, requirements=["C", "W"]), None, raster.lossy)
+        values = np.require(pixels, requirements=["C", "W"])
+        return MaskPixels(values, lossy=raster.lossy, alpha=raster.alpha)
     raise DatasetError(
         f"{source}: a mask of {pixels.shape[2]} channels ({pixels.dtype}): one channel of class "
         "values or an 8-bit colour picture is needed"
@@ -194,8 +210,11 @@ def to_channels(image: ImageArray, in_channels: int, source: str) -> ImageArray:
 
 
 @contextlib.contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """The regular file at `path`, opened so that a pipe or a device cannot hang us."""
+def open_regular(path: Path, *, limit: int | None = MAX_BYTES) -> Iterator[BinaryIO]:
+    """The regular file at `path`, opened so that a pipe or a device cannot hang us.
+
+    limit: bytes beyond which it is refused; None for a file that is read in parts.
+    """
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -214,9 +233,9 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
             raise DatasetError(f"{path}: is not a regular file (a folder, a pipe or a device)")
         if status.st_size == 0:
             raise DatasetError(f"{path}: is empty (0 bytes)")
-        if status.st_size > MAX_BYTES:
+        if limit is not None and status.st_size > limit:
             raise DatasetError(
-                f"{path}: {status.st_size} bytes are more than the {MAX_BYTES} that are read"
+                f"{path}: {status.st_size} bytes are more than the {limit} that are read"
             )
         yield file
 

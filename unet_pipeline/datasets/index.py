@@ -14,8 +14,8 @@ from unet_pipeline.datasets.images import probe
 from unet_pipeline.datasets.made import write_made
 from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest, Sample
 from unet_pipeline.datasets.pages import Pages, expand_pages
-from unet_pipeline.datasets.scan import Progress
-from unet_pipeline.datasets.scan_store import ScanStore, cache_folder
+from unet_pipeline.datasets.scan import Progress, ScanStore
+from unet_pipeline.datasets.scan.store import cache_folder
 from unet_pipeline.errors import DatasetError
 
 

@@ -11,10 +11,9 @@ import numpy as np
 
 from unet_pipeline.datasets.encoders import encode_lossless, encode_png
 from unet_pipeline.datasets.formats.contract import Made, Pair
-from unet_pipeline.datasets.images import (
-    Color,
-)
-from unet_pipeline.datasets.scan import Progress, in_threads
+from unet_pipeline.datasets.images import Color
+from unet_pipeline.datasets.scan import Progress
+from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.files import make_writable_folder, write_atomic
 
@@ -66,7 +65,7 @@ def _write_pair(
 def _write(
     made: Made, folder: Path, sample_id: str, palette: Sequence[Color] | None, by_digest: bool
 ) -> Path:
-    name = made.digest().hex() if by_digest else _safe(sample_id)
+    name = made.digest().hex() if by_digest else safe_name(sample_id)
     if by_digest and (former := next(iter(folder.glob(f"{name}.*")), None)):
         return former
     pixels = made.pixels()
@@ -80,7 +79,7 @@ def _write(
     return path
 
 
-def _safe(sample_id: str) -> str:
+def safe_name(sample_id: str) -> str:
     """`sample_id` as a path below a folder, never above it."""
     parts = [part for part in sample_id.replace("\\", "/").split("/") if part not in ("", ".")]
     if not parts or ".." in parts:

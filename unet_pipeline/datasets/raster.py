@@ -29,12 +29,14 @@ class Raster(NamedTuple):
     palette: (N, 3) uint8 where the pixels are indices into it, else None.
     scale: the factor by which 1-, 2- and 4-bit grey was spread to 0..255: 255, 85 or 17, else 1.
     lossy: the values are blurred by the compression (JPEG, lossy WebP).
+    alpha: some pixel is not opaque in the file, by its alpha channel or by a transparent colour.
     """
 
     pixels: npt.NDArray[Any]
     palette: npt.NDArray[np.uint8] | None = None
     scale: int = 1
     lossy: bool = False
+    alpha: bool = False
 
 
 class Header(NamedTuple):
@@ -78,22 +80,46 @@ def raster_of_pillow(picture: Image.Image) -> Raster:
     picture.load()
     mode = picture.mode
     if mode == "1":
-        return Raster(np.asarray(picture)[..., None].astype(np.uint8) * np.uint8(255), scale=255)
+        pixels = np.asarray(picture)[..., None].astype(np.uint8) * np.uint8(255)
+        return Raster(pixels, scale=255, alpha=_is_seen(picture, pixels))
     if mode == "P":
         colours = np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         palette = np.zeros((256, 3), dtype=np.uint8)  # an index beyond a short palette is black
         palette[: len(colours)] = colours
-        return Raster(np.asarray(picture)[..., None], palette)
+        pixels = np.asarray(picture)[..., None]
+        return Raster(pixels, palette, alpha=_is_seen(picture, pixels))
     if mode in ("L", "I;16", "I", "F", "I;16B", "I;16L"):
-        return Raster(np.asarray(picture)[..., None])
+        pixels = np.asarray(picture)[..., None]
+        return Raster(pixels, alpha=_is_seen(picture, pixels))
     if mode == "LA":
-        return Raster(np.ascontiguousarray(np.asarray(picture)[..., :1]))
+        pixels = np.ascontiguousarray(np.asarray(picture)[..., :1])
+        return Raster(pixels, alpha=_shows_through(picture))
     if mode == "RGBX":  # four samples, the last one not said to be alpha: data
         return Raster(np.ascontiguousarray(np.asarray(picture)))
-    if mode in ("RGB", "RGBA"):
-        return Raster(np.ascontiguousarray(np.asarray(picture)[..., :3]))
-    if mode in ("CMYK", "YCbCr", "LAB", "PA", "RGBa"):
-        if mode in ("PA", "RGBa"):
-            picture = picture.convert("RGBA")
+    if mode == "RGB":
+        pixels = np.ascontiguousarray(np.asarray(picture))
+        return Raster(pixels, alpha=_is_seen(picture, pixels))
+    if mode in ("RGBA", "PA", "RGBa"):
+        rgba = picture if mode == "RGBA" else picture.convert("RGBA")
+        pixels = np.ascontiguousarray(np.asarray(rgba)[..., :3])
+        return Raster(pixels, alpha=_shows_through(rgba))
+    if mode in ("CMYK", "YCbCr", "LAB"):
         return Raster(np.asarray(picture.convert("RGB")))
     raise ValueError(f"has the colour mode {mode}, which is not read")
+
+
+def _shows_through(picture: Image.Image) -> bool:
+    """Whether the alpha channel of a picture is not opaque everywhere."""
+    lowest, _ = picture.getchannel("A").getextrema()
+    return bool(lowest != 255)
+
+
+def _is_seen(picture: Image.Image, pixels: npt.NDArray[Any]) -> bool:
+    """Whether any of `pixels` (H, W, C) has the colour or the index that is called transparent."""
+    transparent = picture.info.get("transparency")
+    if transparent is None:
+        return False
+    if isinstance(transparent, bytes):  # the alpha of each index, those that are left out opaque
+        alpha = np.frombuffer(transparent.ljust(256, b"\xff")[:256], np.uint8)
+        return bool((alpha[pixels] != 255).any())
+    return bool((pixels == np.array(transparent)).all(axis=2).any())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping
@@ -24,11 +23,12 @@ from unet_pipeline.datasets.exports.writing import (
     indexed_png,
     write_file,
 )
-from unet_pipeline.datasets.file_kind import file_kind, shows_through
-from unet_pipeline.datasets.images import decode_image, decode_mask, read_bytes
+from unet_pipeline.datasets.file_kind import file_kind
+from unet_pipeline.datasets.images import decode_image_and_alpha, decode_mask, read_bytes
 from unet_pipeline.datasets.manifest import Manifest, Sample, fingerprint
 from unet_pipeline.datasets.raster import upright
-from unet_pipeline.datasets.scan import Progress
+from unet_pipeline.datasets.scan import Progress, content_digest
+from unet_pipeline.datasets.scan.content import content_key
 from unet_pipeline.files import make_writable_folder, write_atomic
 
 _TURNED = "images turned upright"
@@ -83,7 +83,7 @@ def write_repaired(
             sample,
             image=write_file(folder / "images" / name, image.suffix, image.data),
             mask=write_file(folder / "masks" / name, mask.suffix, mask.data),
-            content=_content(image.data, mask.data),
+            content=content_digest(content_key(image.data), content_key(mask.data)),
         )
         return copy, (*(image.changes or (_COPIED,)), *(mask.changes or (_COPIED,)))
 
@@ -105,21 +105,21 @@ def write_repaired(
 def _mended_image(sample: Sample) -> _Mended:
     data = read_bytes(sample.image)
     kind = file_kind(data)
+    suffix = sample.image.suffix.lower()
+    turned, converted = kind.orientation != 1, _is_converted(data, kind.name)
+    if not (turned or converted or kind.may_hold_alpha):
+        return _Mended(suffix, data)
+    image = decode_image_and_alpha(data, source=str(sample.image))
     # of a GIF only its pixels say whether the transparent colour is there
-    alpha = shows_through(data, kind) if kind.name == "gif" else kind.may_hold_alpha
+    alpha = image.alpha if kind.name == "gif" else kind.may_hold_alpha
     changes = [
         what
-        for what, applies in (
-            (_TURNED, kind.orientation != 1),
-            (_NO_ALPHA, alpha),
-            (_CONVERTED, _is_converted(data, kind.name)),
-        )
+        for what, applies in ((_TURNED, turned), (_NO_ALPHA, alpha), (_CONVERTED, converted))
         if applies
     ]
     if not changes:
-        return _Mended(sample.image.suffix.lower(), data)
-    suffix, data = encode_lossless(decode_image(data, source=str(sample.image)))
-    return _Mended(suffix, data, tuple(changes))
+        return _Mended(suffix, data)
+    return _Mended(*encode_lossless(image.pixels), tuple(changes))
 
 
 def _is_converted(data: bytes, kind: str) -> bool:
@@ -172,9 +172,3 @@ def _of_indices(classes: Classes) -> Classes:
             "encoding": "palette",
         }
     )
-
-
-def _content(image: bytes, mask: bytes) -> str:
-    """The digest of both files as the checks make it, for the fingerprint."""
-    keys = [hashlib.sha256(data).digest()[:16] for data in (image, mask)]
-    return hashlib.blake2b(b"".join(keys), digest_size=16).hexdigest()

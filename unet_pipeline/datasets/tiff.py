@@ -8,10 +8,11 @@ import logging
 import os
 import struct
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import tifffile
 from PIL import TiffImagePlugin
 
@@ -32,18 +33,20 @@ from unet_pipeline.errors import DatasetError
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
-_CONVERTED = (  # to RGB, by Pillow
+CONVERTED = (
     tifffile.PHOTOMETRIC.SEPARATED,
     tifffile.PHOTOMETRIC.YCBCR,
     tifffile.PHOTOMETRIC.CIELAB,
 )
-_LOSSY = (
+"""What is converted to RGB, by Pillow."""
+
+LOSSY = (
     tifffile.COMPRESSION.OJPEG,
     tifffile.COMPRESSION.JPEG,
     tifffile.COMPRESSION.JPEG_LOSSY,
     tifffile.COMPRESSION.ALT_JPEG,
 )
-
+"""Compressions that blur values."""
 
 _CHANNEL_AXES = ({"C", "Y", "X"}, {"S", "Y", "X"})
 
@@ -52,17 +55,17 @@ def tiff_header(file: BinaryIO, source: str) -> Header:
     """Width, height and channels of a TIFF file, from its tags alone."""
     _check_page_list(file, source)
     with tifffile.TiffFile(file, _multifile=False) as tif:
-        page, series, axis = _single_picture(tif, source)
+        page, series, axis = single_picture(tif, source)
         height, width = page.imagelength, page.imagewidth
         channels = page.samplesperpixel
         if series is not None:
             sizes = [n for place, n in enumerate(series.shape) if place != axis]
             height, width, channels = sizes[0], sizes[1], series.shape[axis]
-        elif page.photometric in (tifffile.PHOTOMETRIC.PALETTE, *_CONVERTED):
+        elif page.photometric in (tifffile.PHOTOMETRIC.PALETTE, *CONVERTED):
             channels = 3
-        elif _has_alpha(page):
+        elif has_alpha(page):
             channels -= 1
-        if _orientation(page) in (5, 6, 7, 8):
+        if orientation_of(page) in (5, 6, 7, 8):
             height, width = width, height
         return Header(width, height, channels)
 
@@ -74,13 +77,13 @@ def decode_tiff(data: bytes, source: str) -> Raster:
     decoder raises for a damaged one; the caller turns that into one line that names the file.
     """
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tif:
-        page, series, axis = _single_picture(tif, source)
+        page, series, axis = single_picture(tif, source)
         if series is None:
-            return _page_raster(page, len(data), lambda: data, source)
-        _check_segments(page, len(data), source)
+            return _decode_page(page, len(data), lambda: data, source)
+        check_segments(page, len(data), source)
         _check_claim(series.nbytes, source)
         pixels = np.moveaxis(series.asarray(), axis, 2)
-        return Raster(upright(pixels, _orientation(page)), lossy=page.compression in _LOSSY)
+        return Raster(upright(pixels, orientation_of(page)), lossy=page.compression in LOSSY)
 
 
 def tiff_pages(file: BinaryIO, source: str) -> list[int]:
@@ -116,14 +119,14 @@ def decode_tiff_page(file: BinaryIO, number: int, source: str) -> Raster:
         if len(tif.pages) > 1 or _virtual_depth(tif, first) == 1:
             page = tif.pages.get(number)
             assert isinstance(page, tifffile.TiffPage)
-            return _page_raster(page, size, load, source)
+            return _decode_page(page, size, load, source)
         _check_claim(first.nbytes, source)
         place, dtype = tif.series[0].dataoffset, first.dtype
         if dtype is None or place is None:
             raise DatasetError(f"{source}: its pages do not lie one behind the other; save it anew")
         tif.filehandle.seek(place + number * first.nbytes)
         pixels = tif.filehandle.read_array(tif.byteorder + dtype.char, first.size)
-        return Raster(upright(pixels.reshape(_page_shape(first)), _orientation(first)))
+        return Raster(upright(pixels.reshape(stored_shape(first)), orientation_of(first)))
 
 
 def _pictures(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
@@ -137,33 +140,42 @@ def _virtual_depth(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
     return max(1, int(tif.series[0].size // max(page.size, 1)))
 
 
-def _page_raster(
+def _decode_page(
     page: tifffile.TiffPage, size: int, load: Callable[[], bytes], source: str
 ) -> Raster:
     """The picture of one page. size: of the file, in bytes; load: reads all of them."""
     if page.imagelength * page.imagewidth > MAX_PIXELS:
         raise DatasetError(f"{source}: claims {page.imagewidth}x{page.imagelength} pixels")
-    lossy = page.compression in _LOSSY
-    if page.photometric in _CONVERTED or not _tifffile_decodes(page):
-        return _decode_elsewhere(load(), page, source)._replace(lossy=lossy)
-    _check_segments(page, size, source)
+    if page.photometric in CONVERTED or not tifffile_decodes(page):
+        return _decode_elsewhere(load(), page, source)._replace(lossy=page.compression in LOSSY)
+    check_segments(page, size, source)
     _check_claim(page.nbytes, source)
-    pixels = page.asarray().reshape(_page_shape(page))
-    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+    pixels = page.asarray().reshape(stored_shape(page))
+    if has_planes(page):
         pixels = np.moveaxis(pixels, 0, 2)
-    palette = None
-    scale = 1
+    return page_raster(page, pixels)
+
+
+def page_raster(page: tifffile.TiffPage, pixels: npt.NDArray[Any]) -> Raster:
+    """What the pixels (h, w, C) of a page mean, or a part of them, as tifffile decodes them."""
+    palette, scale, alpha = None, 1, False
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         colors = np.moveaxis(np.asarray(page.colormap), 0, 1)  # 16 bits, by some writers 8
         palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
     elif page.bitspersample in (1, 2, 4):
         scale = 255 // (2**page.bitspersample - 1)
         pixels = pixels.astype(np.uint8) * np.uint8(scale)
+    if has_alpha(page):
+        pixels, last = pixels[..., :-1], pixels[..., -1]
+        alpha = bool((last != _opaque(last.dtype)).any())
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype).max - pixels
-    if _has_alpha(page):
-        pixels = pixels[..., :-1]
-    return Raster(upright(pixels, _orientation(page)), palette, scale, lossy)
+    pixels = upright(pixels, orientation_of(page))
+    return Raster(pixels, palette, scale, page.compression in LOSSY, alpha)
+
+
+def _opaque(dtype: np.dtype[Any]) -> int:
+    return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
 
 
 def _check_claim(num_bytes: int, source: str) -> None:
@@ -173,7 +185,7 @@ def _check_claim(num_bytes: int, source: str) -> None:
         )
 
 
-def _single_picture(
+def single_picture(
     tif: tifffile.TiffFile, source: str
 ) -> tuple[tifffile.TiffPage, tifffile.TiffPageSeries | None, int]:
     """The page that holds the picture, or the series and the axis along which pages are channels.
@@ -223,24 +235,32 @@ def _check_page_list(file: BinaryIO, source: str) -> None:
     file.seek(0)
 
 
-def _page_shape(page: tifffile.TiffPage) -> tuple[int, int, int]:
+def has_planes(page: tifffile.TiffPage) -> bool:
+    """Whether each channel is stored as a picture of its own."""
+    separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    return bool(separate) and page.samplesperpixel > 1
+
+
+def stored_shape(page: tifffile.TiffPage) -> tuple[int, int, int]:
+    """(H, W, C) of the pixels of a page as they are stored, or (C, H, W)."""
     size = (page.imagelength, page.imagewidth)
-    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+    if has_planes(page):
         return (page.samplesperpixel, *size)
     return (*size, page.samplesperpixel)
 
 
-def _orientation(page: tifffile.TiffPage) -> int:
+def orientation_of(page: tifffile.TiffPage) -> int:
+    """The orientation of a page, 1..8; 1 where it has none or another number."""
     value = page.tags.valueof(274, 1)
     return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _has_alpha(page: tifffile.TiffPage) -> bool:
+def has_alpha(page: tifffile.TiffPage) -> bool:
     """Whether the last sample is an alpha channel; an unspecified one is data, such as infrared."""
     return bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
 
 
-def _check_segments(page: tifffile.TiffPage, size: int, source: str) -> None:
+def check_segments(page: tifffile.TiffPage, size: int, source: str) -> None:
     """Refuse a file whose strips or tiles lie beyond its end: some readers would fill with zeros.
 
     An offset and a length of zero mean a tile that was left out on purpose, all zero.
@@ -250,7 +270,7 @@ def _check_segments(page: tifffile.TiffPage, size: int, source: str) -> None:
         raise DatasetError(f"{source}: is cut off (its pixels lie beyond the end of the file)")
 
 
-def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
+def tifffile_decodes(page: tifffile.TiffPage) -> bool:
     """Whether tifffile has the codec; without the package imagecodecs it lacks LZW, JPEG, ..."""
     try:
         tifffile.TIFF.DECOMPRESSORS[page.compression]
@@ -263,13 +283,15 @@ def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
 def _decode_elsewhere(data: bytes, page: tifffile.TiffPage, source: str) -> Raster:
     """The picture by Pillow, or by OpenCV where Pillow would cut 16 bits down to 8."""
     samples, bits = page.samplesperpixel, page.bitspersample
-    if bits == 16 and samples in (3, 4) and _orientation(page) == 1 and page.index == 0:
+    if bits == 16 and samples in (3, 4) and orientation_of(page) == 1 and page.index == 0:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] != (samples,):
             raise DatasetError(f"{source}: is damaged (its pixels cannot be decoded)")
         # OpenCV orders colours blue, green, red
-        order = [2, 1, 0] if samples == 3 or _has_alpha(page) else [2, 1, 0, 3]
-        return Raster(np.ascontiguousarray(pixels[..., order]))
+        dropped = samples == 4 and has_alpha(page)
+        order = [2, 1, 0] if samples == 3 or dropped else [2, 1, 0, 3]
+        alpha = dropped and bool((pixels[..., 3] != _opaque(pixels.dtype)).any())
+        return Raster(np.ascontiguousarray(pixels[..., order]), alpha=alpha)
     if samples > 4 or (samples > 1 and bits > 8):
         raise DatasetError(
             f"{source}: is a TIFF of {samples} channels, {bits} bits, compressed by "

@@ -13,7 +13,7 @@ from unet_pipeline.classes import color_points
 from unet_pipeline.datasets.images import Encoding
 
 if TYPE_CHECKING:
-    from unet_pipeline.datasets.scan_records import MaskScan
+    from unet_pipeline.datasets.scan import MaskScan
 
 MAX_FOUND_CLASSES = 64
 """More different values than this are not classes unless somebody has named them."""

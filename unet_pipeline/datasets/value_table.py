@@ -13,7 +13,7 @@ from unet_pipeline.datasets.images import Color, Encoding
 from unet_pipeline.datasets.value_histograms import Numbering, find_numbering, void_value
 
 if TYPE_CHECKING:
-    from unet_pipeline.datasets.scan_records import MaskScan
+    from unet_pipeline.datasets.scan import MaskScan
 
 
 @dataclass

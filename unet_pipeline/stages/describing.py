@@ -15,7 +15,7 @@ from unet_pipeline.datasets.doctor import Diagnosis, value_rows
 from unet_pipeline.datasets.findings import Finding
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-_MOST_VALUES = 40  # rows of the table of mask values
+_MOST_VALUES = 40  # rows of the table of mask values; those with most pixels are shown
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
@@ -60,7 +60,8 @@ def _value_table(rows: Sequence[tuple[MaskValue, int, int, str]]) -> Table:
         table.add_column(name, justify="right" if right else "left")
     table.add_column("taken for")
     total = sum(pixels for _, pixels, _, _ in rows)
-    for value, pixels, num_masks, meaning in rows[:_MOST_VALUES]:
+    most = sorted(range(len(rows)), key=lambda place: -rows[place][1])[:_MOST_VALUES]
+    for value, pixels, num_masks, meaning in (rows[place] for place in sorted(most)):
         table.add_row(
             show_value(value), f"{pixels:,}", f"{pixels / total:.3%}", f"{num_masks:,}", meaning
         )

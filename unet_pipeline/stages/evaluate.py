@@ -11,13 +11,14 @@ from typing import Any
 import numpy.typing as npt
 
 from unet_pipeline import tracking
-from unet_pipeline.classes import IGNORE_INDEX, Classes, MaskValue, parse_value
+from unet_pipeline.classes import Classes, MaskValue, parse_value
 from unet_pipeline.config import RUNS_DIR, EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text
+from unet_pipeline.datasets.class_matching import by_names
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.index import list_samples
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
-from unet_pipeline.datasets.manifest import Manifest, Sample
+from unet_pipeline.datasets.manifest import FACTS_FILE, Manifest, Sample
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import (
     Scores,
@@ -149,6 +150,8 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
         )
         everything, facts = list(manifest.samples), manifest.facts
         name, void, fingerprint = facts.name, facts.classes.ignore_values, facts.fingerprint
+        if data is not trained and facts.classes.other is None:
+            class_list = ClassList(FACTS_FILE, facts.classes.names, facts.classes.values)
     else:
         found = find_data(data, path)
         everything, class_list = list_samples(found), found.class_list
@@ -182,7 +185,7 @@ def _classes(segmenter: Segmenter, target: Target) -> Classes:
     two annotation files seldom number their classes alike. Void values of the dataset that are no
     class of the model stay void.
     """
-    model = _by_names(segmenter.card.classes, target.class_list)
+    model = by_names(segmenter.card.classes, target.class_list)
     known = {*model.values, *model.ignore_values}
     extra = tuple(
         value
@@ -191,30 +194,6 @@ def _classes(segmenter: Segmenter, target: Target) -> Classes:
     )
     return Classes.model_validate(
         model.model_dump() | {"ignore_values": model.ignore_values + extra}
-    )
-
-
-def _by_names(model: Classes, listed: ClassList | None) -> Classes:
-    """`model` with the mask values that `listed` gives to the same names, if it knows them all."""
-    if listed is None or listed.values is None or not set(listed.names) <= set(model.names):
-        return model
-    value_of = dict(zip(listed.names, listed.values, strict=True))
-    ours = dict(zip(model.names, model.values, strict=True))
-    if all(ours[name] == value for name, value in value_of.items()):
-        return model
-    colored = isinstance(listed.values[0], tuple)
-    taken = {*value_of.values(), IGNORE_INDEX}
-    free: Iterator[MaskValue] = (
-        value
-        for number in range(256)
-        if (value := (number, 1, 2) if colored else number) not in taken
-    )
-    values = [value_of[name] if name in value_of else next(free) for name in model.names]
-    return Classes(
-        names=model.names,
-        colors=model.colors,
-        values=tuple(values),
-        encoding="rgb" if colored else "grey",
     )
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from unet_pipeline.classes import parse_value
 from unet_pipeline.config import DataSettings
 from unet_pipeline.datasets.doctor import Options
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import Manifest, Sample, Split
@@ -106,6 +106,7 @@ def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
         manifest = Manifest.load(path)
         if settings.fold is not None:
             manifest = manifest.fold(settings.fold)
+        _warn_of_absent_classes(manifest)
     else:
         if settings.fold is not None:
             refuse_folds_of_plain(path)
@@ -118,6 +119,15 @@ def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
                 "`split` of a prepared samples.csv"
             )
     return manifest
+
+
+def _warn_of_absent_classes(manifest: Manifest) -> None:
+    """Say which classes have no training pixel; of a source that is read now, the checks do."""
+    facts = manifest.facts
+    counts = zip(facts.classes.names, facts.class_pixel_counts, strict=True)
+    absent = [name for name, count in counts if not count]
+    if absent:
+        logger.warning("no training mask holds %s: it cannot be learned", name_five(absent))
 
 
 def refuse_folds_of_plain(path: Path) -> NoReturn:

@@ -17,14 +17,10 @@ from unet_pipeline.datasets.encoders import encode_lossless, encode_png
 from unet_pipeline.datasets.file_kind import file_kind
 from unet_pipeline.datasets.formats.contract import Tree
 from unet_pipeline.datasets.formats.layout import image_folders, num_common, split_of
-from unet_pipeline.datasets.images import (
-    Color,
-    decode_image,
-    read_bytes,
-    read_mask,
-)
+from unet_pipeline.datasets.images import Color, decode_image, read_bytes, read_mask
 from unet_pipeline.datasets.manifest import Manifest, Sample
-from unet_pipeline.datasets.scan import Progress, in_threads
+from unet_pipeline.datasets.scan import Progress
+from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.files import write_atomic
 

@@ -89,8 +89,8 @@ def _recognise(tree: Tree, *, by_folders: bool) -> tuple[str, str]:
         return next(iter(reasons.items()))
     if tree.only:
         raise UserError(
-            f"{tree.root / tree.only}: is a file, and no annotation file of a known format; name it with "
-            "--format, or give the folder (all: unet list formats)"
+            f"{tree.root / tree.only}: is a file, and no annotation file of a known format; name "
+            "its format with --format, or give the folder (all: unet list formats)"
         )
     return "plain", "folders of images and masks"
 

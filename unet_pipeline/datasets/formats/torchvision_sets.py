@@ -159,7 +159,7 @@ def _short_patience() -> Iterator[None]:
 
 
 def _fetch_pet(folder: Path) -> None:
-    from torchvision.datasets import OxfordIIITPet  # type: ignore[import-untyped]
+    from torchvision.datasets import OxfordIIITPet
 
     OxfordIIITPet(folder, download=True)
 

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
-from unet_pipeline.datasets.scan_pixels import Find, Reading, Role, read_part
-from unet_pipeline.datasets.scan_store import finder
+from unet_pipeline.datasets.array_files import Role
+from unet_pipeline.datasets.scan.reading import Find, Reading, read_part
+from unet_pipeline.datasets.scan.store import finder
 from unet_pipeline.errors import ResourceError
 
 if TYPE_CHECKING:
     from unet_pipeline.datasets.formats import Made
 
-_CODE = "from unet_pipeline.datasets.scan_workers import serve; serve()"
+_CODE = "from unet_pipeline.datasets.scan.workers import serve; serve()"
 
 
 class Question(NamedTuple):

@@ -1,74 +1,31 @@
-"""Read every image and its mask once, on all cores, and keep what the facts are made of."""
+"""All pairs of a dataset, each file read once: by this process, or by one on each core."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from unet_pipeline.classes import pack_value as pack
-from unet_pipeline.classes import unpack_value as unpack
-from unet_pipeline.datasets.formats import Made, Pair
-from unet_pipeline.datasets.scan_pixels import Role, read_part, topic_of
-from unet_pipeline.datasets.scan_records import ImageScan, MaskScan, Objects
-from unet_pipeline.datasets.scan_store import ScanStore
-from unet_pipeline.datasets.scan_workers import Answer, Question, Workers
+from unet_pipeline.datasets.array_files import Role
+from unet_pipeline.datasets.scan.reading import read_part, topic_of
+from unet_pipeline.datasets.scan.records import BadPair, ImageScan, MaskScan, PairScan
+from unet_pipeline.datasets.scan.store import ScanStore
+from unet_pipeline.datasets.scan.workers import Answer, Question, Workers
+from unet_pipeline.datasets.threads import in_threads, num_cores
 
-__all__ = [
-    "BadPair",
-    "ImageScan",
-    "MaskScan",
-    "Objects",
-    "PairScan",
-    "Progress",
-    "in_threads",
-    "pack",
-    "scan_pair",
-    "scan_pairs",
-    "unpack",
-]
+if TYPE_CHECKING:  # worker processes do without
+    from unet_pipeline.datasets.formats import Made, Pair
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) while files are read."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _TRIAL_S = 0.2  # of reading in this process, after which the rest is estimated
 _WORTHWHILE_S = 1.0  # of work left: starting processes takes half a second
 _TURN_S = 0.05  # of reading at a time in a worker, so that Ctrl-C and the last of them are quick
 _MAX_WORKERS = 32  # each takes 70 MB
-
-
-@dataclass(frozen=True, slots=True)
-class PairScan:
-    """What was read of one pair; content: a digest of the bytes of both files."""
-
-    pair: Pair
-    image: ImageScan
-    mask: MaskScan
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadPair:
-    """A pair of which a file cannot be read; image, mask: the sentence that says why, or None."""
-
-    pair: Pair
-    image: str | None
-    mask: str | None
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """One sentence for each unreadable file."""
-        return tuple(reason for reason in (self.image, self.mask) if reason is not None)
 
 
 class _Known(NamedTuple):
@@ -113,34 +70,6 @@ def scan_pair(pair: Pair, *, keep: Sequence[int] = ()) -> PairScan | BadPair:
     return _judge(pair, [a if isinstance(a, str) else _Known(a.key, a.record) for a in answers])
 
 
-def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int | None = None
-) -> Iterator[Result]:
-    """`function` of every item, in order, computed by a pool of threads.
-
-    Only a few items a thread are under way at a time, so memory does not grow with their number.
-    num_threads: as many as this process may use cores, where None.
-    """
-    count = num_threads or _num_cores()
-    pool = ThreadPoolExecutor(count)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 4 * count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # after Ctrl-C too: what has not begun is dropped
-        pool.shutdown(cancel_futures=True)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not everywhere; fewer than all where we are confined
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _scan_all(
     pairs: Sequence[Pair], store: ScanStore, keep: Sequence[int]
 ) -> Iterator[PairScan | BadPair]:
@@ -154,7 +83,7 @@ def _scan_all(
     for start in range(0, len(pairs), 8):
         each = spent / max(num_read, 1)
         rest = len(pairs) - start
-        if spent > _TRIAL_S and each * rest > _WORTHWHILE_S and _num_cores() > 1 and sys.executable:
+        if spent > _TRIAL_S and each * rest > _WORTHWHILE_S and num_cores() > 1 and sys.executable:
             turn = min(max(round(_TURN_S / each), 1), 64)
             yield from _scan_by_workers(pairs[start:], store, keep, turn)
             return
@@ -175,7 +104,7 @@ def _scan_by_workers(
     batches = (
         _recall(pairs[start : start + turn], store, keep) for start in range(0, len(pairs), turn)
     )
-    count = min(_num_cores(), _MAX_WORKERS)
+    count = min(num_cores(), _MAX_WORKERS)
     with Workers(count, keep, store.paths) as workers:
 
         def ask(batch: _Batch) -> tuple[_Batch, list[Answer]]:
@@ -227,12 +156,10 @@ def _judge(pair: Pair, facts: Sequence[_Known | str]) -> PairScan | BadPair:
     if isinstance(image, str) or isinstance(mask, str):
         reasons = [fact if isinstance(fact, str) else None for fact in facts]
         return BadPair(pair, *reasons)
-    content = hashlib.blake2b(image.key + mask.key, digest_size=16)
     return PairScan(
         pair,
         ImageScan.from_bytes(image.record, image.key),
-        MaskScan.from_bytes(mask.record),
-        content.hexdigest(),
+        MaskScan.from_bytes(mask.record, mask.key),
     )
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_pipeline.datasets import scan_pixels, scan_store
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.formats import Pair
-from unet_pipeline.datasets.scan import PairScan, scan_pairs
-from unet_pipeline.datasets.scan_store import FILE_NAME, ScanStore, cache_folder
+from unet_pipeline.datasets.scan import PairScan, ScanStore, reading, scan_pairs, tables
+from unet_pipeline.datasets.scan import store as store_module
+from unet_pipeline.datasets.scan.store import FILE_NAME, cache_folder
 
 
 def write_pairs(folder: Path, count: int = 3) -> list[Pair]:
@@ -46,7 +46,8 @@ def read_all(pairs: list[Pair], folder: Path, **options: Any) -> list[PairScan]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """The names of the files that are opened, and of those that are decoded."""
     seen: dict[str, list[str]] = {"opened": [], "decoded": []}
-    read, image, mask = scan_pixels.read_bytes, scan_pixels.decode_image, scan_pixels.decode_mask
+    read = reading.read_bytes
+    image, mask = reading.decode_image_and_alpha, reading.decode_mask
 
     def opening(path: Path) -> bytes:
         seen["opened"].append(path.name)
@@ -59,9 +60,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
         return decode
 
-    monkeypatch.setattr(scan_pixels, "read_bytes", opening)
-    monkeypatch.setattr(scan_pixels, "decode_image", decoding(image))
-    monkeypatch.setattr(scan_pixels, "decode_mask", decoding(mask))
+    monkeypatch.setattr(reading, "read_bytes", opening)
+    monkeypatch.setattr(reading, "decode_image_and_alpha", decoding(image))
+    monkeypatch.setattr(reading, "decode_mask", decoding(mask))
     return seen
 
 
@@ -137,7 +138,7 @@ def test_another_version_of_the_scan_reads_anew(
     pairs = write_pairs(tmp_path / "data", 1)
     read_all(pairs, tmp_path / "cache")
     reads["decoded"].clear()
-    monkeypatch.setattr(scan_pixels, "VERSION", scan_pixels.VERSION + 1)
+    monkeypatch.setattr(reading, "VERSION", reading.VERSION + 1)
     read_all(pairs, tmp_path / "cache")
     assert len(reads["decoded"]) == 2
 
@@ -213,7 +214,7 @@ def test_damage_within_the_cache_changes_no_fact(tmp_path: Path, seed: int) -> N
 
 
 def test_a_locked_cache_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_store, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(tables, "PATIENCE_S", 0.05)
     pairs = write_pairs(tmp_path / "data")
     with ScanStore(tmp_path / "cache"):
         pass
@@ -244,7 +245,7 @@ def test_a_cache_that_cannot_be_written_is_still_read(
     pairs = write_pairs(tmp_path / "data", 4)
     read_all(pairs[:2], tmp_path / "cache")
     reads["opened"].clear()
-    connect = scan_store._connect
+    connect = tables.connect
 
     def read_only(path: Path) -> sqlite3.Connection:
         database = connect(path)
@@ -252,20 +253,20 @@ def test_a_cache_that_cannot_be_written_is_still_read(
             database.execute("PRAGMA query_only = ON")
         return database
 
-    monkeypatch.setattr(scan_store, "_connect", read_only)
+    monkeypatch.setattr(tables, "connect", read_only)
     complete(pairs, tmp_path / "cache")
     assert sorted(reads["opened"]) == ["2.png", "2_mask.png", "3.png", "3_mask.png"]
 
 
 def test_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = scan_store._connect
+    connect = tables.connect
 
     def full(path: Path) -> sqlite3.Connection:
         database = connect(path)
         database.execute("PRAGMA max_page_count = 1")
         return database
 
-    monkeypatch.setattr(scan_store, "_connect", full)
+    monkeypatch.setattr(tables, "connect", full)
     complete(write_pairs(tmp_path / "data"), tmp_path / "cache")
 
 
@@ -280,7 +281,7 @@ def test_no_folder_for_temporary_files_is_no_error(
     def refuse(**_: object) -> None:
         raise FileNotFoundError("no usable temporary directory found")
 
-    monkeypatch.setattr(scan_store.tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(store_module.tempfile, "TemporaryDirectory", refuse)
     (tmp_path / "file").touch()
     complete(write_pairs(tmp_path / "data"), tmp_path / "file" / "cache")
 
@@ -289,11 +290,11 @@ def test_what_was_not_seen_for_long_is_thrown_out(
     tmp_path: Path, reads: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = write_pairs(tmp_path / "data", 120)[:60], write_pairs(tmp_path / "data", 120)[60:]
-    monkeypatch.setattr(scan_store.time, "time", lambda: 1_000_000.0)
+    monkeypatch.setattr(tables.time, "time", lambda: 1_000_000.0)
     read_all(old, tmp_path / "cache")
     before = (tmp_path / "cache" / FILE_NAME).stat().st_size
-    monkeypatch.setattr(scan_store.time, "time", lambda: 2_000_000.0)
-    monkeypatch.setattr(scan_store, "SIZE_LIMIT", before * 5 // 4)
+    monkeypatch.setattr(tables.time, "time", lambda: 2_000_000.0)
+    monkeypatch.setattr(store_module, "SIZE_LIMIT", before * 5 // 4)
     read_all(new, tmp_path / "cache")
     assert (tmp_path / "cache" / FILE_NAME).stat().st_size <= before * 5 // 4
     reads["opened"].clear()
@@ -305,9 +306,9 @@ def test_what_was_not_seen_for_long_is_thrown_out(
 
 def test_what_is_used_is_not_thrown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = write_pairs(tmp_path / "data", 1)
-    monkeypatch.setattr(scan_store.time, "time", lambda: 1_000_000.0)
+    monkeypatch.setattr(tables.time, "time", lambda: 1_000_000.0)
     read_all(pairs, tmp_path / "cache")
-    monkeypatch.setattr(scan_store.time, "time", lambda: 2_000_000.0)
+    monkeypatch.setattr(tables.time, "time", lambda: 2_000_000.0)
     read_all(pairs, tmp_path / "cache")
     database = sqlite3.connect(tmp_path / "cache" / FILE_NAME)
     assert database.execute("SELECT DISTINCT seen FROM scans").fetchall() == [(2_000_000,)]

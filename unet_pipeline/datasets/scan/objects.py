@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.datasets.scan_records import Objects
+from unet_pipeline.datasets.scan.records import Objects
 
 MAX_RUNS = 2**22
 """Objects of masks with more runs of equal pixels are not counted: those are noise."""
@@ -78,7 +78,7 @@ def count_objects(runs: Runs) -> dict[int, Objects] | None:
     for end in ends:
         own = sizes[start:end]
         middle = own[(len(own) - 1) // 2]
-        found[int(values[start])] = (len(own), int(own[0]), int(middle), int(own[-1]))
+        found[int(values[start])] = Objects(len(own), int(own[0]), int(middle), int(own[-1]))
         start = end
     return found
 

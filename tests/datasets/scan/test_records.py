@@ -1,0 +1,57 @@
+"""What is kept of a pair: little, shared where files are alike, and the same from the cache."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.datasets.scan.cases import one, write_pairs
+from unet_pipeline.datasets.file_kind import FileKind
+from unet_pipeline.datasets.images import MaskPixels
+from unet_pipeline.datasets.scan import ImageScan, MaskScan, content_digest
+from unet_pipeline.datasets.scan.pixels import scan_image, scan_mask
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_an_image_comes_back_exactly(dtype: str) -> None:
+    image = (np.random.default_rng(0).random((7, 9, 3)) * 250).astype(dtype)
+    scan, _ = scan_image(image, FileKind("tiff", 0, 6), alpha=True)
+    back = ImageScan.from_bytes(scan.to_bytes(), b"key")
+    assert (back.key, back.stored_size) == (b"key", (9, 7))
+    assert back == ImageScan.from_bytes(back.to_bytes(), b"key")
+    assert (back.measures, back.picture, back.phash) == (scan.measures, scan.picture, scan.phash)
+
+
+@pytest.mark.parametrize("most", [1, 5, 600])
+@pytest.mark.parametrize("palette", [False, True])
+def test_a_mask_comes_back_exactly(most: int, palette: bool) -> None:
+    values = np.random.default_rng(0).integers(0, most, (40, 50)).astype(np.uint16)
+    colors = np.arange(1800, dtype=np.uint16).reshape(600, 3).astype(np.uint8)
+    scan = scan_mask(MaskPixels(values, colors if palette else None, void=True))
+    back = MaskScan.from_bytes(scan.to_bytes(), b"key")
+    assert back.key == b"key"
+    assert (back.counts, back.objects) == (scan.counts, scan.objects)
+    assert (back.palette, back.void) == (scan.palette, True)
+    assert set(back.palette) == (set(back.counts) if palette else set())
+
+
+def test_the_digest_of_a_pair_depends_on_both_files() -> None:
+    assert content_digest(b"a", b"b") != content_digest(b"b", b"a")
+    assert len(content_digest(b"a", b"b")) == 32
+
+
+def test_little_is_kept_of_a_pair(tmp_path: Path) -> None:
+    first, other = (one(pair) for pair in write_pairs(tmp_path, 2, side=300))
+    own = [first, first.image, first.image.phash, first.image.picture, first.image.key]
+    own += [first.image.measures, first.mask, first.mask.pixels, first.mask.object_sizes]
+    own += [first.mask.key]
+    assert sum(map(sys.getsizeof, own)) < 1000
+    for name in ("height", "dtype", "kind"):
+        assert getattr(first.image, name) is getattr(other.image, name)
+    for name in ("height", "encoding", "kind", "values", "colors"):
+        assert getattr(first.mask, name) is getattr(other.mask, name)
+    assert isinstance(first.image.measures, array)

@@ -1,0 +1,122 @@
+"""prepare that does not come to its end: interrupted, or on a full disk."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from tests.stages import sources
+from unet_pipeline import cli, files
+from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.stages import prepare as stage
+from unet_pipeline.stages import writing
+
+FORMS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "as it is": (sources.plain, []),
+    "drawn masks": (sources.coco, []),
+    "tiles": (sources.plain, ["--tile", "16"]),
+    "repaired": (sources.plain, ["--fix"]),
+    "exported": (sources.coco, ["--export", "plain"]),
+}
+
+
+def interrupted(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(params=FORMS)
+def arguments(request: pytest.FixtureRequest) -> list[str]:
+    """A command whose output, where it may, holds a file of the user."""
+    make, options = FORMS[request.param]
+    make(Path("cells"))
+    if request.param not in ("repaired", "exported"):  # these are refused then
+        Path("out").mkdir()
+        Path("out/classes.txt").write_text("mine")
+    return ["prepare", "cells", "-o", "out", *options]
+
+
+def in_output() -> dict[str, bytes]:
+    return sources.contents(Path("out")) if Path("out").exists() else {}
+
+
+@pytest.mark.parametrize("place", ["examine", "log_findings"])
+def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(
+    place: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = in_output()
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, place, interrupted)
+        assert cli.run(arguments) == 130
+    assert in_output() == mine
+    assert cli.run(arguments) == 0
+    assert len(in_output()) > len(mine)
+
+
+def test_an_interruption_before_the_manifest_leaves_nothing(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = in_output()
+    monkeypatch.setattr(Manifest, "save", interrupted)
+    if "--export" in arguments:  # which has no manifest
+        assert cli.run(arguments) == 0
+    else:
+        assert cli.run(arguments) == 130
+        assert in_output() == mine
+
+
+def test_an_interruption_after_the_manifest_keeps_a_whole_dataset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources.coco(Path("cells"))
+    save = writing._save
+
+    def save_and_stop(*arguments: Any) -> NoReturn:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "_save", save_and_stop)
+    assert cli.run(["prepare", "cells", "-o", "out"]) == 130
+    assert sources.pixels_by_class(Path("out")) == sources.expected_pixels()
+
+
+def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full after `count` more files that are written atomically.
+
+    The last step of every such write is patched, so that it does not matter who imported what.
+    """
+    fsync, left = files.os.fsync, [count]
+
+    def full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+
+
+@pytest.mark.parametrize("count", [0, 2, 3])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    count: int,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # a file takes two calls, its own and that of its folder: with 3, the second file is there
+    mine = in_output()
+    full_after(count, monkeypatch)
+    assert "no space left on the device" in sources.error_of(capsys, arguments, 5)
+    assert in_output() == mine
+
+
+def test_an_output_that_is_in_use_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    sources.plain(Path("cells"))
+    Path("out").mkdir()
+    with files.folder_lock(Path("out")):
+        message = sources.error_of(capsys, ["prepare", "cells", "-o", "out", "--tile", "16"], 7)
+    assert "in use" in message
+    assert not sources.contents(Path("out"))

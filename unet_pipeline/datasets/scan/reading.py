@@ -1,0 +1,101 @@
+"""One file, or what stands for one, read, decoded and measured: what a worker process does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from unet_pipeline.datasets.array_files import Role
+from unet_pipeline.datasets.file_kind import FileKind, file_kind
+from unet_pipeline.datasets.images import (
+    MaskPixels,
+    decode_image_and_alpha,
+    decode_mask,
+    read_bytes,
+)
+from unet_pipeline.datasets.scan.content import content_key, stamp_of
+from unet_pipeline.datasets.scan.pixels import scan_image, scan_mask
+from unet_pipeline.errors import DatasetError, ResourceError
+
+if TYPE_CHECKING:  # worker processes do without them until a made mask comes
+    from unet_pipeline.datasets.formats import Made
+
+VERSION = 2
+"""Of what is measured: to be raised when a scan of the same file comes out differently."""
+
+
+class Reading(NamedTuple):
+    """One file that was read; stamp: see `stamp_of`. picture: `Picture.to_bytes` of an image.
+
+    decoded: False where record is that of equal content, and picture with it.
+    """
+
+    key: bytes
+    stamp: str
+    record: bytes
+    picture: bytes | None
+    decoded: bool
+
+
+Find = Callable[[str, bytes], bytes | None]
+"""(what, key) -> the record of equal content that was scanned before, or None."""
+
+
+def topic_of(role: Role, source: Path | Made, keep: Sequence[int] = ()) -> str:
+    """Under which name the cache keeps scans that depend on more than the bytes of a file."""
+    made = "" if isinstance(source, Path) else "made "
+    kept = ",".join(map(str, sorted(set(keep)))) if role == "mask" else ""
+    return f"{made}{role} {VERSION} {kept}"
+
+
+def read_part(role: Role, source: Path | Made, keep: Sequence[int], find: Find) -> Reading | str:
+    """The scan of a file or of a `Made`; for one that cannot be read, the sentence that says why.
+
+    keep: mask values (packed) that are counted however rare they are.
+    find: gives what was kept of equal content, which is then not decoded.
+    Raises `ResourceError` where memory does not suffice.
+    """
+    try:
+        if isinstance(source, Path):
+            return _read_file(role, source, keep, find)
+        return _read_made(role, source, keep, find)
+    except DatasetError as error:
+        return str(error)
+    except MemoryError as error:
+        name = source if isinstance(source, Path) else source.source
+        raise ResourceError(
+            f"{name}: there is not enough memory to decode it; close other programs, or cut it "
+            "into tiles"
+        ) from error
+
+
+def _read_file(role: Role, path: Path, keep: Sequence[int], find: Find) -> Reading:
+    stamp = stamp_of(path)  # before reading: what is written meanwhile will have another
+    data = read_bytes(path)
+    key = content_key(data)
+    former = find(topic_of(role, path, keep), key)
+    if former is not None:
+        return Reading(key, stamp, former, None, decoded=False)
+    if role == "image":
+        image = decode_image_and_alpha(data, source=str(path))
+        scan, picture = scan_image(image.pixels, file_kind(data), alpha=image.alpha)
+        return Reading(key, stamp, scan.to_bytes(), picture.to_bytes(), decoded=True)
+    mask = decode_mask(data, source=str(path))
+    record = scan_mask(mask, keep, file_kind(data)).to_bytes()
+    return Reading(key, stamp, record, None, decoded=True)
+
+
+def _read_made(role: Role, made: Made, keep: Sequence[int], find: Find) -> Reading:
+    key = made.digest()
+    former = find(topic_of(role, made, keep), key)
+    if former is not None:
+        return Reading(key, "", former, None, decoded=False)
+    pixels = np.ascontiguousarray(made.pixels())
+    if role == "image":
+        scan, picture = scan_image(pixels, FileKind("made"))
+        return Reading(key, "", scan.to_bytes(), picture.to_bytes(), decoded=True)
+    record = scan_mask(MaskPixels(pixels), keep, FileKind("made")).to_bytes()
+    return Reading(key, "", record, None, decoded=True)

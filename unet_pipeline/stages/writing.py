@@ -1,0 +1,160 @@
+"""What `prepare` leaves in its output: a dataset, a repaired copy, an export; or nothing."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unet_pipeline.datasets.doctor import Diagnosis
+from unet_pipeline.datasets.exports import export
+from unet_pipeline.datasets.formats.class_list import CLASS_FILES
+from unet_pipeline.datasets.index import complete
+from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
+from unet_pipeline.datasets.repair import write_repaired
+from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.files import LOCK_NAME, write_atomic
+from unet_pipeline.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+MADE_FOLDERS = ("images", "masks")
+"""What may be written beside the manifest: drawn masks, tiles, pages, repaired files."""
+
+BEYOND_REPAIR = ("mask-values", "mixed-channels", "mixed-depths")
+"""Errors that leaving pairs out does not mend."""
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What `prepare` has made: the folder and the dataset in it.
+
+    exported: the format that the folder is in, where it is not a dataset of this program.
+    """
+
+    folder: Path
+    manifest: Manifest
+    exported: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The facts of the dataset and what was found, JSON-able."""
+        return {
+            "folder": str(self.folder),
+            "exported": self.exported,
+            **self.manifest.facts.model_dump(mode="json"),
+            "findings": [finding.summary() for finding in self.manifest.findings],
+        }
+
+
+def write_dataset(diagnosis: Diagnosis, output: Path) -> PreparedDataset:
+    """Write manifest and report, and masks and images that no file of the source holds."""
+    manifest = complete(diagnosis, output, output)
+    _save(diagnosis, manifest, output)
+    for split in ("train", "val"):
+        if not manifest.facts.num_samples[split]:
+            logger.warning("%s has no %s samples: it cannot be trained on yet", output, split)
+    return PreparedDataset(output, manifest)
+
+
+def _save(diagnosis: Diagnosis, manifest: Manifest, folder: Path) -> None:
+    """Write the report and, last, the manifest: a folder with one is whole."""
+    from unet_pipeline.stages.picturing import report_page  # takes torch along, --check does not
+
+    write_atomic(folder / REPORT_FILE, report_page(diagnosis, manifest))
+    manifest.save(folder)
+    logger.info("report: %s", folder / REPORT_FILE)
+
+
+def write_export(name: str, diagnosis: Diagnosis, output: Path) -> PreparedDataset:
+    """Write the dataset in the format of others."""
+    with tempfile.TemporaryDirectory() as folder:  # for masks that are no files yet
+        manifest = complete(diagnosis, output, Path(folder))
+        with progress_bar("writing", total=len(manifest.samples), unit="samples") as bar:
+            export(
+                name,
+                manifest,
+                output,
+                on_progress=lambda done, _: bar.move_to(done, count=done),
+            )
+    return PreparedDataset(output, manifest, exported=name)
+
+
+def write_copy(diagnosis: Diagnosis, source: Path, output: Path) -> PreparedDataset:
+    """Write a repaired copy; where it is there already, byte for byte, nothing changes."""
+    beyond = [f.sentence() for f in diagnosis.errors if f.code in BEYOND_REPAIR]
+    if beyond or diagnosis.facts is None:
+        reason = "; ".join(beyond) or "no usable pair of image and mask to train on"
+        raise DatasetError(f"{source}: cannot be repaired by itself: {reason}")
+    for finding in diagnosis.errors:
+        logger.info("left out or mended: %s", finding.message)
+    if not Manifest.is_in(output):
+        return PreparedDataset(output, _repair(diagnosis, output))
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".fix-") as folder:
+        manifest = _repair(diagnosis, Path(folder))
+        if not _same_files(Path(folder), output):
+            refuse_prepared(output)
+        logger.info("%s holds this repaired copy already: nothing to do", output)
+        return PreparedDataset(output, replace(manifest, root=output))
+
+
+def _repair(diagnosis: Diagnosis, folder: Path) -> Manifest:
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = complete(diagnosis, folder, Path(scratch))
+        repairs = write_repaired(manifest, folder, turned=diagnosis.turned)
+    for what, count in repairs.counts.items():
+        logger.info("%s: %d", what, count)
+    _save(diagnosis, repairs.manifest, folder)
+    return repairs.manifest
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files, byte for byte; the lock of a run is none."""
+
+    def names(folder: Path) -> set[str]:
+        return {
+            os.path.relpath(Path(path) / name, folder)
+            for path, _, files in os.walk(folder)
+            for name in files
+            if name not in (LOCK_NAME, REPORT_FILE)
+        }
+
+    if not names(one) == names(other) >= {FACTS_FILE, SAMPLES_FILE}:
+        return False
+    return not any(filecmp.cmpfiles(one, other, sorted(names(one)), shallow=False)[1:])
+
+
+def refuse_what_is_in_the_way(output: Path, *, fix: bool) -> None:
+    """Raise `UserError` for folders and files of names that are needed: whose they are is open."""
+    for name in (*MADE_FOLDERS, *((CLASS_FILES[0],) if fix else ())):
+        if (output / name).exists() and not Manifest.is_in(output):
+            what = f"a folder {name}" if name in MADE_FOLDERS else name
+            raise UserError(f"{output} holds {what} already: choose another --output or remove it")
+
+
+def not_there_yet(output: Path) -> list[Path]:
+    """What may be made in `output` and is not there; all else in it belongs to the user."""
+    names = (*MADE_FOLDERS, CLASS_FILES[0], REPORT_FILE, SAMPLES_FILE)
+    return [path for name in names if not (path := output / name).exists()]
+
+
+def remove_unfinished(output: Path, made: Sequence[Path]) -> None:
+    """Remove the files and folders `made` of a dataset that was not finished after all."""
+    if Manifest.is_in(output):
+        return
+    for path in made:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse_prepared(output: Path) -> None:
+    if Manifest.is_in(output):
+        raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")

@@ -68,7 +68,7 @@ def make(data: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Manifest:
         ),
         fingerprint=fingerprint(samples),
     )
-    return Manifest(data, facts, tuple(samples), findings=(Finding("x", "note", "a note"),))
+    return Manifest(data, facts, tuple(samples), findings=(Finding("classes", "note", "a note"),))
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

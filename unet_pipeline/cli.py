@@ -414,7 +414,7 @@ def _report_bug(error: Exception) -> int:
     traceback.print_exception(error)
     from unet_pipeline.console import print_error
 
-    print_error(f"internal error: {error!r}; this is a bug, please report the lines above")
+    print_error(f"internal error: {error!r:.300}; this is a bug, please report the lines above")
     return 1
 
 

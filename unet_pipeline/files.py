@@ -49,12 +49,13 @@ def resource_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it becomes `path` in one step.
 
     Readers see the old file or the whole new one, also after a power cut: the file and its folder
-    are flushed to the disk. On any exception the temporary file is removed and `path` is untouched.
-    A symbolic link at `path` is replaced, never followed.
+    are flushed to the disk. durable: False leaves that to whoever writes thousands of files and
+    flushes all of them before the one that counts. On any exception the temporary file is
+    removed and `path` is untouched. A symbolic link at `path` is replaced, never followed.
     """
     # A name of its own length: `path.name` may already be as long as names may be
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
@@ -63,18 +64,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with resource_errors(path):
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            if durable:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
-            _fsync_folder(path.parent)
+            if durable:
+                _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` so that the file is either the old one or the whole new one."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Write `data` to `path` so that the file is either the old one or the whole new one.
+
+    Text is UTF-8; what names of files hold instead comes out as it went in. durable: see
+    `atomic_path`.
+    """
+    with atomic_path(path, durable=durable) as temporary:
+        if isinstance(data, str):
+            data = data.encode("utf-8", "surrogateescape")
+        temporary.write_bytes(data)
 
 
 def make_writable_folder(folder: Path) -> Path:

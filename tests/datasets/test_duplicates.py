@@ -81,5 +81,24 @@ def test_similar_pictures_across_splits_are_a_warning(tmp_path: Path) -> None:
     (finding,) = near_duplicate_findings(scans, ["train", "test"], likenesses)
     assert (finding.code, finding.severity) == ("near-duplicates-cross-splits", "warning")
     assert finding.examples == ("a ~ b",)
+    assert finding.message.startswith("2 pictures are nearly equal")
     (finding,) = near_duplicate_findings(scans, ["train", "train"], likenesses)
     assert (finding.code, finding.severity) == ("near-duplicates", "note")
+
+
+def test_a_video_is_few_groups_and_not_all_its_pairs(tmp_path: Path) -> None:
+    frames = {}
+    for number in range(60):
+        frame = photo(number % 2).copy()
+        frame[:6, :6] = number
+        frames[f"f{number:02d}"] = frame
+    with ScanStore() as store:
+        scans = scans_of(tmp_path, frames, store)
+        likenesses = near_duplicates(scans, store.thumbnail)
+    assert len(likenesses) == 2 * 30 * 29 // 2
+    splits = ["train" if n < 40 else "val" for n in range(60)]
+    (finding,) = near_duplicate_findings(scans, splits, likenesses)
+    assert finding.count == 2
+    assert "60 pictures" in finding.message
+    assert "in 2 groups" in finding.message
+    assert all(int(e[1:3]) < 40 <= int(e[-2:]) for e in finding.examples)

@@ -135,9 +135,43 @@ def test_the_range_of_16_bit_images_is_their_bit_depth(
     tmp_path: Path, largest: int, top: float
 ) -> None:
     def image(i: int) -> np.ndarray:
-        return np.full((4, 4, 1), largest if i == 2 else 0, np.uint16)
+        return np.full((4, 4, 1), largest, np.uint16) * np.eye(4, dtype=np.uint16)[..., None]
 
     assert index(folder(tmp_path, 3, image=image)).facts.value_range == (0.0, top)
+
+
+def test_a_hot_pixel_does_not_set_the_range_of_floats(tmp_path: Path) -> None:
+    def image(i: int) -> np.ndarray:
+        pixels = RNG.random((40, 40, 1)).astype(np.float32)
+        pixels[0, 0] = 1e5 if i == 2 else 0.5
+        return pixels
+
+    source = folder(tmp_path, 12, image=image)
+    facts = index(source).facts
+    assert -0.02 <= facts.value_range[0] < 0.05
+    assert 0.95 < facts.value_range[1] < 1.05
+    low, middle, high = (facts.percentiles[name][0] for name in ("p1", "p50", "p99"))
+    assert low < 0.05
+    assert 0.4 < middle < 0.55
+    assert 0.95 < high < 1.05
+
+
+def test_numbered_objects_are_counted_as_objects(tmp_path: Path) -> None:
+    def mask(i: int) -> np.ndarray:
+        values = np.zeros((40, 40), np.uint16)
+        for number in range(12 + i % 3):
+            row, column = divmod(number, 5)
+            values[row * 8 : row * 8 + 5, column * 8 : column * 8 + 4] = number + 1
+        return values
+
+    def image(i: int) -> np.ndarray:
+        return RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+    facts = index(folder(tmp_path, 30, image=image, mask=mask)).facts
+    assert facts.classes.names == ("background", "foreground")
+    objects = facts.objects["foreground"]
+    assert objects.num_objects >= 12 * facts.num_samples["train"]
+    assert (objects.min_area, objects.median_area, objects.max_area) == (20, 20, 20)
 
 
 def test_a_constant_channel_keeps_a_usable_sd(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_one_name_less_than_values_leaves_out_background() -> None:
 def test_names_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="3 class names for the mask values 0, 255"):
         classes(scan([0, 255]), class_names=["a", "b", "c"])
-    with pytest.raises(DatasetError, match="same name"):
+    with pytest.raises(UserError, match="--class-names names a twice"):
         classes(scan([0, 255]), class_names=["a", "a"])
 
 
@@ -232,8 +232,10 @@ def test_declared_values_without_other_must_cover_everything() -> None:
         classes(scan([0, 1]), other=0)
     with pytest.raises(UserError, match="1 class names for 2 mask values"):
         classes(scan([0, 1]), values=[0, 1], class_names=["a"])
-    with pytest.raises(DatasetError, match="other = 5"):
+    with pytest.raises(UserError, match="--other 5: is no class index of 2 classes"):
         classes(scan([0, 1]), values=[0, 1], other=5)
+    with pytest.raises(UserError, match="--values names 1 twice"):
+        classes(scan([0, 1]), values=[0, 1, 1])
 
 
 # ---- what is no mask ----------------------------------------------------------------------------

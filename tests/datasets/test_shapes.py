@@ -188,6 +188,12 @@ def test_a_shape_partly_outside_is_cut_however_far_it_goes(shape: Shape) -> None
     assert (paint(shape, 20, 20) == expected).all()
 
 
+def test_an_area_is_finite_however_far_a_shape_goes() -> None:
+    far = 1.7e308
+    assert np.isfinite(Polygon(1, ((-far, -far, far, -far, far, far),)).area())
+    assert np.isfinite(Line(1, (-far, -far, far, far), 4).area())
+
+
 def test_a_circle_as_large_as_anything_covers_the_picture() -> None:
     assert paint(Circle(1, (5.0, 5.0), 1e12, 1e12), 20, 20).all()
 

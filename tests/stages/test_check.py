@@ -13,6 +13,7 @@ import pytest
 
 from tests.stages import sources
 from unet_pipeline import cli
+from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.manifest import SAMPLES_FILE
 
 
@@ -204,3 +205,37 @@ def test_of_many_mask_values_those_with_most_pixels_are_shown(
     assert len(shown) == 40
     assert {0, 100, 200} <= set(shown)
     assert rows[-1][5].strip() == "7 more"
+
+
+def test_a_source_that_is_nothing_is_a_finding_in_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("empty").mkdir()
+    assert cli.run(["prepare", "empty", "--check", "--json"]) == 4
+    result = json.loads(capsys.readouterr().out)
+    assert [f["code"] for f in result["findings"]] == ["not-recognised"]
+    assert not result["ok"]
+
+
+def test_one_image_alone_cannot_be_trained_on_and_it_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sources.plain(Path("cells"), range(1))
+    assert cli.run(["prepare", "cells", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "[empty-splits]" in out
+    assert "it cannot be trained on yet" in out.splitlines()[-1]
+
+
+def test_classes_that_only_val_has_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for split, value in (("train", 0), ("val", 255)):
+        for n in range(3):
+            pixels = np.random.default_rng([n, value]).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            mask = np.zeros((40, 40), np.uint8)
+            mask[:9] = value
+            for name, array in (("images", pixels), ("masks", mask)):
+                folder = Path("cells", split, name)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{n}.png").write_bytes(encode_png(array))
+    assert cli.run(["prepare", "cells", "--check"]) == 4
+    assert "classes-absent-from-train" in capsys.readouterr().err

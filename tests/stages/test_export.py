@@ -126,5 +126,5 @@ def test_damaged_data_is_not_exported(capsys: pytest.CaptureFixture[str]) -> Non
     source = sources.plain(Path("cells"))
     (source / "masks" / "s00.png").unlink()
     arguments = ["prepare", "cells", "--export", "plain", "-o", "there"]
-    assert "have no mask" in sources.error_of(capsys, arguments, 4)
+    assert "has no mask" in sources.error_of(capsys, arguments, 4)
     assert not sources.contents(Path("there"))

@@ -41,8 +41,8 @@ def test_the_source_is_not_touched_and_what_is_written_trains(
     sources.prepare(source, "--fix", "-o", "mended")
     out, err = capsys.readouterr()
     assert out == "mended\n"
-    assert "left out or mended: 1 of 12 images have no mask" in err
-    assert "left out or mended: 1 files cannot be read" in err
+    assert "left out or mended: 1 of 12 images has no mask" in err
+    assert "left out or mended: 1 file cannot be read" in err
     assert "masks turned as the orientation of their image says: 1" in err
     assert sources.snapshot(source) == before
     masks = sources.masks_in(Path("mended"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,68 @@ def test_a_named_output_names_the_dataset(tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "train")
     assert cli.run(["prepare", str(source), "-o", "membranes"]) == 0
     assert Manifest.load(Path("membranes")).facts.name == "membranes"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--val", "0.3"], "--val has no effect"),
+        (["--test", "0.3"], "--test has no effect"),
+        (["--split-by", "order"], "--split-by has no effect"),
+    ],
+)
+def test_options_about_splits_that_the_data_has_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        write_pairs(Path("cells") / split, count=3)
+    assert cli.run(["prepare", "cells", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("data/cells").exists()
+
+
+def test_a_refused_run_leaves_no_folder_behind() -> None:
+    write_pairs(Path("cells"))
+    assert cli.run(["prepare", "cells", "--values", "0,7"]) == 4
+    assert not Path("data/cells").exists()
+
+
+def test_names_that_are_no_utf_8_are_prepared(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "cells")
+    for folder in ("images", "masks"):
+        (source / folder / "0.png").rename(source / folder / os.fsdecode(b"gr\xf6\xdfe.png"))
+    assert cli.run(["prepare", str(source)]) == 0
+    ids = [sample.sample_id for sample in Manifest.load(Path("data/cells")).samples]
+    assert os.fsdecode(b"gr\xf6\xdfe") in ids
+    assert b"gr\xf6\xdfe" in Path("data/cells/samples.csv").read_bytes()
+    for name in ("coco", "yolo", "nnunet", "plain"):
+        assert cli.run(["prepare", str(source), "--export", name, "-o", name]) == 0
+    assert cli.run(["prepare", str(source), "--fix", "-o", "fixed"]) == 0
+
+
+def test_a_broken_folder_name_does_not_break_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_pairs(Path("cells"))
+    for folder in ("images", "masks"):
+        (source / folder / "0.png").rename(source / folder / "a\nb.png")
+    (source / "images" / "1.png").write_bytes(b"")
+    assert cli.run(["prepare", "cells"]) == 4
+    err = capsys.readouterr().err
+    assert "a\nb" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_folds_of_a_prepared_dataset_stay_when_it_is_written_anew() -> None:
+    write_pairs(Path("cells"), count=12)
+    assert cli.run(["prepare", "cells", "--folds", "3"]) == 0
+    assert cli.run(["prepare", "data/cells", "--fix", "-o", "fixed"]) == 0
+    before, after = (Manifest.load(Path(p)) for p in ("data/cells", "fixed"))
+    assert [(s.sample_id, s.fold, s.split) for s in after.samples] == [
+        (s.sample_id, s.fold, s.split) for s in before.samples
+    ]
+    assert len(after.facts.folds) == 3
+
+
+def test_tiles_are_not_exported_in_one_step(capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(Path("cells"))
+    assert cli.run(["prepare", "cells", "--tile", "16", "--export", "coco"]) == 2
+    assert "prepare first" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from unet_pipeline.classes import IGNORE_INDEX, Classes
 from unet_pipeline.datasets.findings import Finding, Severity
 from unet_pipeline.datasets.groups import probable_groups
-from unet_pipeline.datasets.manifest import SPLITS, Split
+from unet_pipeline.datasets.manifest import SPLITS, Sample, Split
 from unet_pipeline.datasets.scan import BadPair, ImageScan, MaskScan, PairScan
 from unet_pipeline.datasets.value_table import ValueTable, snapping
 
@@ -30,7 +30,7 @@ def unreadable(bad: Sequence[BadPair]) -> Iterator[Finding]:
         yield Finding(
             "unreadable-files",
             "error",
-            f"{len(reasons)} files cannot be read",
+            f"{len(reasons)} file{'s' * (len(reasons) != 1)} cannot be read",
             len(reasons),
             tuple(reasons[:5]),
             "replace or remove them, or leave their pairs out with --fix",
@@ -318,6 +318,7 @@ def absent_classes(
             tuple(nowhere[:5]),
             "take them out of the class list, or check that the masks are complete",
         )
+    learnable = sum(count > 0 for count in totals.get("train", everywhere))
     for part, counts in totals.items():
         absent = [
             name
@@ -327,7 +328,7 @@ def absent_classes(
         if absent:
             yield Finding(
                 f"classes-absent-from-{part}",
-                "warning",
+                "error" if part == "train" and learnable < 2 else "warning",
                 f"{len(absent)} classes have no pixel in {part}"
                 + (", so they cannot be learned" if part == "train" else ", so no score there"),
                 len(absent),
@@ -355,13 +356,42 @@ def leaking_groups(
         )
 
 
-def parted_groups(
-    ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]
+def dissolved_splits(
+    given: Sequence[Split | None], folds: Sequence[int | None]
 ) -> Iterator[Finding]:
+    """A val split that the data came with, now divided into folds together with train."""
+    count = sum(g == "val" and f is not None for g, f in zip(given, folds, strict=True))
+    if count:
+        yield Finding(
+            "splits",
+            "warning",
+            f"--folds divides the {count} val samples that the data came with among the folds",
+            count,
+            (),
+            "leave --folds out to keep that split",
+        )
+
+
+def empty_splits(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Splits without which nothing can be trained."""
+    present = {sample.split for sample in samples}
+    empty = [split for split in ("train", "val") if split not in present]
+    if empty:
+        yield Finding(
+            "empty-splits",
+            "warning",
+            f"there are no {' and no '.join(empty)} samples: it cannot be trained on yet",
+            len(empty),
+            (),
+            "add images, or set the column `split` of samples.csv",
+        )
+
+
+def parted_groups(groups: Sequence[str], parts: Sequence[str]) -> Iterator[Finding]:
     """Named groups whose members the splits that the data came with have parted."""
-    where: dict[str, set[Split]] = {}
-    for group, split in zip(groups, splits, strict=True):
-        where.setdefault(group, set()).add(split)
+    where: dict[str, set[str]] = {}
+    for group, part in zip(groups, parts, strict=True):
+        where.setdefault(group, set()).add(part)
     parted = [group for group, places in where.items() if len(places) > 1]
     if parted:
         yield Finding(

@@ -225,6 +225,8 @@ def _with_classes(diagnosis: Diagnosis, source: Path, options: Options) -> Diagn
     except DatasetError as error:
         text = str(error).removeprefix(f"{source}: ")
         message, _, remedy = text.rpartition("; ")
+        if not message:
+            message, remedy = remedy, "see --values, --other, --class-names and --ignore-values"
         finding = Finding("mask-values", "error", message, len(table.uses), (), remedy)
         return replace(diagnosis, table=table, findings=(*diagnosis.findings, finding))
     findings = [Finding("classes", "note", note) for note in notes]
@@ -251,9 +253,8 @@ def _with_samples(
     ids = [s.pair.sample_id for s in scans]
     given = [s.pair.split for s in scans]
     named, findings = _named_groups(scans, options)
-    keys = [
-        g if g is not None else s.image.picture.hex() for g, s in zip(named, scans, strict=True)
-    ]
+    # Of the file, not of its pixels: decoders of another version must not deal all splits anew
+    keys = [g if g is not None else s.image.key.hex() for g, s in zip(named, scans, strict=True)]
     groups = merge_duplicates(
         [own if own is not None else sample_id for own, sample_id in zip(named, ids, strict=True)],
         [s.image.picture for s in scans],
@@ -276,11 +277,15 @@ def _with_samples(
     folds = _folds(groups, keys, splits, presence, former, options)
     samples = tuple(map(_sample, scans, splits, groups, folds))
     likenesses = tuple(near_duplicates(scans, store.thumbnail))
+    # Folds are held out in turn: what lies in two of them leaks like what lies in two splits
+    parts = [s.split if s.fold is None else f"fold {s.fold}" for s in samples]
     findings += [
-        *checks.absent_classes(diagnosis.pixels, splits, classes),
-        *equal_pictures(scans, splits),
-        *near_duplicate_findings(scans, splits, likenesses),
-        *checks.parted_groups(ids, groups, splits),
+        *checks.dissolved_splits(given, folds),
+        *checks.empty_splits(samples),
+        *checks.absent_classes(diagnosis.pixels, [s.split for s in samples], classes),
+        *equal_pictures(scans, parts),
+        *near_duplicate_findings(scans, parts, likenesses),
+        *checks.parted_groups(groups, parts),
     ]
     if options.split_by == "random":
         grouped = any(group is not None for group in named)

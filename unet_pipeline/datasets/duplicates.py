@@ -13,8 +13,8 @@ import numpy.typing as npt
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.images import read_mask
-from unet_pipeline.datasets.manifest import Split
 from unet_pipeline.datasets.scan import PairScan
+from unet_pipeline.datasets.splits import merge_duplicates
 
 MAX_BITS = 10
 """Perceptual hashes (64 bits) that differ in no more than this may be one picture, changed.
@@ -28,7 +28,9 @@ _LEAST_SIDE = 48  # smaller pictures are alike without being one: MNIST has 5,00
 
 _MAX_FOUND = 10_000  # of a video, every frame is like its neighbours: enough is known by then
 
-_ROWS = 512  # hashes compared with all others at a time: 20,000 pictures take half a second
+_SIDE = 16  # of a thumbnail
+
+_COMPARED = 2**22  # hashes at a time, 32 MB: 20,000 pictures take half a second
 
 
 class Likeness(NamedTuple):
@@ -39,7 +41,7 @@ class Likeness(NamedTuple):
     bits: int
 
 
-def equal_pictures(scans: Sequence[PairScan], splits: Sequence[Split]) -> Iterator[Finding]:
+def equal_pictures(scans: Sequence[PairScan], splits: Sequence[str]) -> Iterator[Finding]:
     """Pictures that are equal pixel by pixel, whatever their files: in one split, and in several.
 
     The same picture with another mask is told apart: one of the two is wrong.
@@ -49,8 +51,8 @@ def equal_pictures(scans: Sequence[PairScan], splits: Sequence[Split]) -> Iterat
         members.setdefault(scan.image.picture, []).append(place)
     equal = [group for group in members.values() if len(group) > 1]
     crossing = [group for group in equal if len({splits[i] for i in group}) > 1]
-    inside = [group for group in equal if group not in crossing]
-    differing = [group for group in equal if len({_mask_pixels(scans[i].pair) for i in group}) > 1]
+    inside = [group for group in equal if len({splits[i] for i in group}) == 1]
+    differing = [group for group in equal if _masks_differ([scans[i] for i in group])]
 
     def names(groups: list[list[int]]) -> tuple[str, ...]:
         return tuple(" = ".join(scans[i].pair.sample_id for i in g[:3]) for g in groups[:5])
@@ -100,58 +102,112 @@ def near_duplicates(
         if scan.image.phash and min(scan.image.height, scan.image.width) >= _LEAST_SIDE
     ]
     hashes = np.array([scans[i].image.phash for i in places], dtype=np.uint64)
+    forms = _Forms(lambda place: thumbnail(scans[places[place]]))
     found: list[Likeness] = []
-    for start in range(0, len(hashes), _ROWS):
-        bits = np.bitwise_count(hashes[start : start + _ROWS, None] ^ hashes[start:])
-        for row, column in np.argwhere(np.triu(bits <= MAX_BITS, 1)).tolist():
+    num_rows = max(1, _COMPARED // max(len(hashes), 1))
+    for start in range(0, len(hashes), num_rows):
+        bits = np.bitwise_count(hashes[start : start + num_rows, None] ^ hashes[start:])
+        rows, columns = np.nonzero(np.triu(bits <= MAX_BITS, 1))
+        alike = forms.correlate(start + rows, start + columns) >= MIN_CORRELATION
+        for row, column in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
             first, second = places[start + row], places[start + column]
-            if scans[first].image.picture != scans[second].image.picture and _alike(
-                thumbnail(scans[first]), thumbnail(scans[second])
-            ):
+            if scans[first].image.picture != scans[second].image.picture:
                 found.append(Likeness(first, second, int(bits[row, column])))
         if len(found) >= _MAX_FOUND:
             break
     return found
 
 
+class _Forms:
+    """Thumbnails with mean 0 and length 1, so that brightness and contrast tell nothing apart.
+
+    Read when they are first asked for: most pictures are like no other one.
+    """
+
+    def __init__(self, thumbnail: Callable[[int], npt.NDArray[np.uint8] | None]) -> None:
+        self._thumbnail = thumbnail
+        self._held: dict[int, npt.NDArray[np.float32]] = {}
+
+    def correlate(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """The correlation of each pair of places; 0 where one has no thumbnail."""
+        if not len(first):
+            return np.zeros(0, dtype=np.float32)
+        places, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+        table = np.stack([self._form(place) for place in places.tolist()])
+        one, other = table[index[: len(first)]], table[index[len(first) :]]
+        products: npt.NDArray[np.float32] = np.einsum("nd,nd->n", one, other)
+        return products
+
+    def _form(self, place: int) -> npt.NDArray[np.float32]:
+        if place not in self._held:
+            picture = self._thumbnail(place)
+            form = np.zeros(_SIDE**2, dtype=np.float32)
+            if picture is not None:
+                form = picture.astype(np.float32).ravel() - picture.mean(dtype=np.float32)
+                form /= max(float(np.linalg.norm(form)), 1e-6)
+            self._held[place] = form
+        return self._held[place]
+
+
 def near_duplicate_findings(
-    scans: Sequence[PairScan], splits: Sequence[Split], likenesses: Sequence[Likeness]
+    scans: Sequence[PairScan], splits: Sequence[str], likenesses: Sequence[Likeness]
 ) -> Iterator[Finding]:
-    """What `near_duplicates` found, in one split and across splits."""
-    crossing = [like for like in likenesses if splits[like.first] != splits[like.second]]
-    inside = [like for like in likenesses if splits[like.first] == splits[like.second]]
+    """What `near_duplicates` found, by groups: those that cross splits, and the others."""
+    groups = _groups_of(likenesses)
+    crossing = [g for g in groups if any(splits[a] != splits[b] for a, b, _ in g)]
+    inside = [g for g in groups if g not in crossing]
     for code, some, where, remedy in (
         (
             "near-duplicates-cross-splits",
             crossing,
-            "in different splits (a leak)",
-            "keep them together with --group-regex or --split-by order, or remove one of each",
+            "different splits (a leak)",
+            "keep them together with --group-regex or --split-by order, or remove all but one",
         ),
-        ("near-duplicates", inside, "in one split", "look at them in report.html"),
+        ("near-duplicates", inside, "one split", "look at them in report.html"),
     ):
         if some:
+            pictures = {place for group in some for like in group for place in like[:2]}
+            shown = [
+                next((like for like in g if splits[like[0]] != splits[like[1]]), g[0])
+                for g in some[:5]
+            ]
             yield Finding(
                 code,
                 "warning" if some is crossing else "note",
-                f"{len(some)} pairs of nearly equal pictures {where}",
+                f"{len(pictures)} pictures are nearly equal to others in {where}, in "
+                f"{len(some)} group{'s' * (len(some) != 1)}",
                 len(some),
                 tuple(
-                    f"{scans[a].pair.sample_id} ~ {scans[b].pair.sample_id}" for a, b, _ in some[:5]
+                    f"{scans[a].pair.sample_id} ~ {scans[b].pair.sample_id}" for a, b, _ in shown
                 ),
                 remedy,
             )
+
+
+def _groups_of(likenesses: Sequence[Likeness]) -> list[list[Likeness]]:
+    """The likenesses of pictures that hang together, a list a group."""
+    ends = sorted({place for like in likenesses for place in like[:2]})
+    names = [str(place) for place in ends]
+    joined = merge_duplicates(
+        [*names, *(str(like[0]) for like in likenesses), *(str(like[1]) for like in likenesses)],
+        [*names, *range(len(likenesses)), *range(len(likenesses))],
+    )
+    group_of = dict(zip(names, joined[: len(names)], strict=True))
+    groups: dict[str, list[Likeness]] = {}
+    for like in likenesses:
+        groups.setdefault(group_of[str(like.first)], []).append(like)
+    return list(groups.values())
+
+
+def _masks_differ(scans: Sequence[PairScan]) -> bool:
+    if len({scan.mask.key for scan in scans}) == 1:
+        return False
+    return len({_mask_pixels(scan.pair) for scan in scans}) > 1
 
 
 def _mask_pixels(pair: Pair) -> bytes:
     """A digest of the values of a mask, read again: equal pictures are few."""
     values = read_mask(pair.mask) if isinstance(pair.mask, Path) else pair.mask.pixels()
     return hashlib.blake2b(f"{values.shape}".encode() + values.astype(np.int64).tobytes()).digest()
-
-
-def _alike(first: npt.NDArray[np.uint8] | None, second: npt.NDArray[np.uint8] | None) -> bool:
-    """Whether two thumbnails correlate, brightness and contrast left out of account."""
-    if first is None or second is None:
-        return False
-    a, b = (t.astype(np.float64).ravel() - t.mean(dtype=np.float64) for t in (first, second))
-    norm = float(np.sqrt(np.dot(a, a) * np.dot(b, b)))
-    return norm > 0 and float(np.dot(a, b)) / norm >= MIN_CORRELATION

@@ -24,7 +24,7 @@ from unet_pipeline.datasets.manifest import (
     count_splits,
     fingerprint,
 )
-from unet_pipeline.datasets.scan import PairScan
+from unet_pipeline.datasets.scan import Objects, PairScan
 
 Histogram = Callable[[PairScan], npt.NDArray[np.int64] | None]
 """The counts (C, 256) of an image between its own lowest and highest value (0..255 for uint8)."""
@@ -32,6 +32,8 @@ Histogram = Callable[[PairScan], npt.NDArray[np.int64] | None]
 ValueRange = Literal["auto", "bits", "percentiles"]
 
 PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
+
+_GRID = 4096
 
 _RANGE_PERCENTILES = (0.1, 99.9)
 """Which percentiles become 0 and 1 where the bit depth says nothing: a hot pixel must not."""
@@ -53,12 +55,11 @@ def make_facts(
         pixels; `auto` the bit depth for whole numbers and percentiles for floats.
     """
     in_channels = max(scan.image.channels for scan in scans)
-    bits = _bit_range(scans)
     rows = list(zip(scans, pixels, samples, strict=True))
 
     def of(chosen: Callable[[Sample], bool]) -> _Training:
         some = [(scan, counts) for scan, counts, sample in rows if chosen(sample)]
-        return _Training([s for s, _ in some], [c for _, c in some], in_channels, bits, histogram)
+        return _Training([s for s, _ in some], [c for _, c in some], in_channels, histogram)
 
     train = of(lambda sample: sample.split == "train")
     quantiles = _percentiles(train)
@@ -95,7 +96,6 @@ class _Training:
     scans: Sequence[PairScan]
     pixels: Sequence[ClassPixels]
     in_channels: int
-    bits: tuple[float, float]
     histogram: Histogram
 
 
@@ -113,7 +113,7 @@ def _fold_facts(
         ends = [PERCENTILES.index(p) for p in _RANGE_PERCENTILES]
         low, high = min(quantiles[ends[0]]), max(quantiles[ends[1]])
     else:
-        low, high = train.bits
+        low, high = _bit_range(train.scans)
     high = high if high > low else low + 1
     mean, std = mean_and_std(train.scans, train.in_channels, low, high)
     return FoldFacts(
@@ -126,10 +126,9 @@ def _fold_facts(
 
 
 def _bit_range(scans: Sequence[PairScan]) -> tuple[float, float]:
-    """0 to the largest of 8, 10, 12, 14 or 16 bits that all images fit into, held-out ones too.
+    """0 to the largest of 8, 10, 12, 14 or 16 bits that the training images fit into.
 
-    The depth is the camera's: many put 12 bits into 16. Floats have no bits: their smallest and
-    largest value.
+    Many cameras put 12 bits into 16. Floats have no bits: their smallest and largest value.
     """
     low, high = min(s.image.low for s in scans), max(s.image.high for s in scans)
     if scans[0].image.dtype == "uint8":
@@ -162,43 +161,66 @@ def mean_and_std(
 def _percentiles(train: _Training) -> list[tuple[float, ...]]:
     """`PERCENTILES` of each channel over the training pixels, in raw pixel values.
 
-    Exact for uint8. Else each image contributes 256 steps between its own ends, merged on 4096
-    steps between the ends of all: within 1/256 of the range of an image.
+    Exact for uint8. Else each image contributes 256 steps between its own ends, so the error is
+    that of its steps. They are merged on a grid that is laid closer around the percentiles until
+    it no longer shrinks: between the ends of all pixels, one hot pixel would leave it no steps.
     """
     images = [scan.image for scan in train.scans]
+    if images[0].dtype == "uint8":
+        return _on_grid(train, 0.0, 255.0, 256)
     low, high = min(image.low for image in images), max(image.high for image in images)
-    exact = images[0].dtype == "uint8"
-    if exact:
-        low, high = 0.0, 255.0
-    num_bins = 256 if exact else 4096
-    step = (high - low) / (num_bins - 1) or 1.0
-    merged = np.zeros((train.in_channels, num_bins), dtype=np.int64)
+    while True:
+        found = _on_grid(train, low, high, _GRID)
+        margin = (high - low) / (_GRID - 1)
+        closer = max(low, min(found[0]) - margin), min(high, max(found[-1]) + margin)
+        if closer[1] - closer[0] >= (high - low) / 2:
+            return found
+        low, high = closer
+
+
+def _on_grid(train: _Training, low: float, high: float, num_steps: int) -> list[tuple[float, ...]]:
+    """The percentiles, to the next of `num_steps` values from `low` to `high`."""
+    step = (high - low) / (num_steps - 1) or 1.0
+    merged = np.zeros((train.in_channels, num_steps), dtype=np.int64)
     for scan in train.scans:
         counts = train.histogram(scan)
-        if counts is None:
+        if counts is None:  # the cache was damaged in the last seconds
             continue
+        exact = scan.image.dtype == "uint8"
         ends = (0.0, 255.0) if exact else (scan.image.low, scan.image.high)
-        places = np.rint((np.linspace(*ends, 256) - low) / step).astype(np.int64)
+        places = np.rint((np.linspace(*ends, 256) - low) / step)
+        places = np.clip(places, 0, num_steps - 1).astype(np.int64)
         for c in range(train.in_channels):
             np.add.at(merged[c], places, counts[min(c, len(counts) - 1)])
     below = merged.cumsum(axis=1)
     return [
-        tuple(float(low + step * np.searchsorted(row, max(row[-1] * p / 100, 1))) for row in below)
+        tuple(float(low + step * np.searchsorted(r, max(r[-1] * p / 100, 1))) for r in below)
         for p in PERCENTILES
     ]
 
 
 def _objects(train: Iterable[PairScan], classes: Classes) -> dict[str, ObjectSizes]:
-    """Number and sizes of the connected objects of each class but background."""
-    found: dict[str, list[tuple[int, int, int, int]]] = {}
+    """Number and sizes of the objects of each class but background.
+
+    Connected pixels of one value; where masks number their objects, the pixels of each number.
+    """
+    found: dict[str, list[Objects]] = {}
     names = {pack_value(v): n for v, n in zip(classes.values[1:], classes.names[1:], strict=True)}
     for scan in train:
-        for key, of_value in (scan.mask.objects or {}).items():
+        if classes.other is not None and scan.mask.encoding == "grey":
+            own = {pack_value(value) for value in (*classes.values, *classes.ignore_values)} - {255}
+            areas = sorted(n for value, n in scan.mask.counts.items() if value not in own)
+            if areas:
+                middle = areas[(len(areas) - 1) // 2]
+                sizes = Objects(len(areas), areas[0], middle, areas[-1])
+                found.setdefault(classes.names[classes.other], []).append(sizes)
+            continue
+        for key, sizes in (scan.mask.objects or {}).items():
             if key in names:
-                found.setdefault(names[key], []).append(of_value)
+                found.setdefault(names[key], []).append(sizes)
     return {
         name: ObjectSizes(
-            num_objects=sum(count for count, *_ in rows),
+            num_objects=sum(row[0] for row in rows),
             min_area=min(row[1] for row in rows),
             median_area=_weighted_median([(row[2], row[0]) for row in rows]),
             max_area=max(row[3] for row in rows),

@@ -33,6 +33,7 @@ CODES: dict[str, str] = {
     # annotations
     "unreadable-annotations": "JSON, XML or text that cannot be parsed",
     "broken-shapes": "outlines that cannot be drawn",
+    "outside-image": "outlines that reach beyond their picture, cut there",
     "broken-lines": "lines of text that are no numbers",
     "no-segmentation": "annotations without an outline, such as boxes and points",
     "unknown-categories": "annotations of a class that is not listed",
@@ -69,6 +70,8 @@ CODES: dict[str, str] = {
     "classes-absent-from-val": "no score there",
     "classes-absent-from-test": "no score there",
     # splits
+    "empty-splits": "no train or no val samples",
+    "not-recognised": "no pairs of image and mask at all",
     "splits": "groups that were moved so that no split lacks anything",
     "duplicates": "equal pictures in one split",
     "duplicates-cross-splits": "equal pictures in several splits",
@@ -105,7 +108,8 @@ class Finding:
     def sentence(self) -> str:
         """All of it in one line."""
         shown = f" ({name_five(self.examples, self.count)})" if self.examples else ""
-        return f"{self.message}{shown}" + (f"; {self.remedy}" if self.remedy else "")
+        text = f"{self.message}{shown}" + (f"; {self.remedy}" if self.remedy else "")
+        return " ".join(text.split())  # names of files may hold line breaks
 
     def summary(self) -> dict[str, Any]:
         """JSON-able."""

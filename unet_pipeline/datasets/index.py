@@ -73,7 +73,12 @@ def index_folder(
 
 
 def complete(
-    diagnosis: Diagnosis, root: Path, folder: Path, *, by_digest: bool = False
+    diagnosis: Diagnosis,
+    root: Path,
+    folder: Path,
+    *,
+    by_digest: bool = False,
+    on_progress: Progress | None = None,
 ) -> Manifest:
     """The manifest of a dataset without errors, what was made for it written to `folder`.
 
@@ -84,7 +89,11 @@ def complete(
         raise DatasetError(f"{root}: has no train samples to take statistics from")
     palette = diagnosis.classes.colors
     pairs = write_made(
-        [scan.pair for scan in diagnosis.scans], folder, palette=palette, by_digest=by_digest
+        [scan.pair for scan in diagnosis.scans],
+        folder,
+        palette=palette,
+        by_digest=by_digest,
+        on_progress=on_progress,
     )
     samples = tuple(map(_with_files, diagnosis.samples, pairs))
     return Manifest(root, diagnosis.facts, samples, diagnosis.findings)

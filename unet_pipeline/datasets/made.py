@@ -17,6 +17,9 @@ from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.files import make_writable_folder, write_atomic
 
+_VERSION = 1
+"""Of the rules by which pixels are made: raise it when they change, or caches give old masks."""
+
 
 def write_made(
     pairs: Sequence[Pair],
@@ -65,9 +68,11 @@ def _write_pair(
 def _write(
     made: Made, folder: Path, sample_id: str, palette: Sequence[Color] | None, by_digest: bool
 ) -> Path:
-    name = made.digest().hex() if by_digest else safe_name(sample_id)
-    if by_digest and (former := next(iter(folder.glob(f"{name}.*")), None)):
-        return former
+    name = f"{_VERSION}-{made.digest().hex()}" if by_digest else safe_name(sample_id)
+    if by_digest:
+        for suffix in (".png", ".tif"):
+            if (former := folder / f"{name}{suffix}").exists():
+                return former
     pixels = made.pixels()
     if pixels.ndim == 3:
         suffix, data = encode_lossless(pixels)
@@ -75,7 +80,7 @@ def _write(
         suffix, data = ".png", encode_png(pixels, palette if pixels.dtype == np.uint8 else None)
     path = folder / f"{name}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+    write_atomic(path, data, durable=False)
     return path
 
 

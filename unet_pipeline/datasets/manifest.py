@@ -92,7 +92,7 @@ class DatasetFacts(pydantic.BaseModel):
     """What training needs to know about the data and nobody may set by hand.
 
     value_range: the pixel values that become 0 and 1: of the bit depth for whole numbers, the
-        smallest and largest of the training images for float32.
+        0.1st and 99.9th percentiles of the training pixels for float32.
     mean, std: one number a channel over the training pixels, in units of that range.
     class_pixel_counts, ignored_pixels: over the training masks.
     fingerprint: sha256 over sample ids, splits and file contents; independent of the folder.

@@ -59,7 +59,7 @@ def find_classes(
     Raises `DatasetError` for values outside the declared classes, for too many values, and where
     fewer than two classes remain; `UserError` for options that do not fit the masks.
     """
-    _check_options(table, ignore_values, values, other)
+    _check_options(table, ignore_values, class_names, values, other)
     notes: list[str] = []
     void = {*ignore_values, *_void_of_files(table, source, values or (), notes)}
     colored = table.encoding == "rgb"
@@ -144,9 +144,19 @@ def _void_of_files(
 def _check_options(
     table: ValueTable,
     ignore_values: Sequence[MaskValue],
+    class_names: Sequence[str] | None,
     values: Sequence[MaskValue] | None,
     other: int | None,
 ) -> None:
+    for flag, given in (("--values", values), ("--class-names", class_names)):
+        twice = [v for n, v in enumerate(given or ()) if v in (given or ())[:n]]
+        if twice:
+            shown = twice[0] if isinstance(twice[0], str) else show_value(twice[0])
+            raise UserError(f"{flag} names {shown} twice: give each once")
+    if other is not None and values is not None and other >= len(values):
+        raise UserError(
+            f"--other {other}: is no class index of {len(values)} classes (0 to {len(values) - 1})"
+        )
     colored = table.encoding == "rgb"
     for value in (*ignore_values, *(values or ())):
         if isinstance(value, tuple) != colored:

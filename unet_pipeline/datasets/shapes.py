@@ -26,7 +26,8 @@ Canvas = npt.NDArray[np.uint8]
 Ring = tuple[float, ...]
 """Corners of a polygon, x0, y0, x1, y1, ..., in pixels; (0, 0) is the centre of the first pixel."""
 
-_LARGEST = 2**20  # coordinates beyond this are cut, or OpenCV's fixed-point numbers would wrap
+LARGEST = 2**20
+"""Coordinates beyond this are cut, or OpenCV's fixed-point numbers would wrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Line:
 
     def area(self) -> float:
         """Length times width, in square pixels."""
-        corners = np.asarray(self.ring, dtype=np.float64).reshape(-1, 2)
+        corners = _cut(self.ring)
         return float(np.linalg.norm(np.diff(corners, axis=0), axis=1).sum() * self.width)
 
 
@@ -229,12 +230,16 @@ def largest_first(shapes: Iterable[Shape]) -> tuple[Shape, ...]:
 
 
 def _corners(ring: Ring) -> npt.NDArray[Any]:
-    corners = np.asarray(ring, dtype=np.float64).reshape(-1, 1, 2)
-    return np.rint(np.clip(corners, -_LARGEST, _LARGEST)).astype(np.int32)
+    return np.rint(_cut(ring)).astype(np.int32).reshape(-1, 1, 2)
+
+
+def _cut(ring: Ring) -> npt.NDArray[np.float64]:
+    """The corners (N, 2), none of them further away than is drawn."""
+    return np.clip(np.asarray(ring, dtype=np.float64).reshape(-1, 2), -LARGEST, LARGEST)
 
 
 def _ring_area(ring: Ring) -> float:
-    x, y = np.asarray(ring, dtype=np.float64).reshape(-1, 2).T
+    x, y = _cut(ring).T
     return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
 
 

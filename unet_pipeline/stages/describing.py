@@ -13,17 +13,19 @@ from unet_pipeline.classes import MaskValue
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.doctor import Diagnosis, value_rows
 from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.found_classes import show_value
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-_MOST_VALUES = 40  # rows of the table of mask values; those with most pixels are shown
+_MOST_VALUES = (
+    40  # rows of the table of mask values, those of most pixels
+)
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
     """Findings, mask values and splits as text for a terminal."""
     parts: list[RenderableType] = [_finding_lines(finding) for finding in diagnosis.findings]
-    rows = value_rows(diagnosis)
-    if rows:
-        parts += [Text(), _value_table(rows)]
+    if diagnosis.table is not None:
+        parts += [Text(), _value_table(diagnosis)]
     if diagnosis.facts is not None:
         counts = diagnosis.facts.num_samples.items()
         splits = ", ".join(f"{count} {split}" for split, count in counts)
@@ -36,8 +38,10 @@ def verdict(findings: Sequence[Finding]) -> str:
     """How many findings of each severity, and what that means."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
+    trainable = not any(finding.code == "empty-splits" for finding in findings)
+    last = "it can be trained on" if trainable else "it cannot be trained on yet"
     counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
-    return f"{counts}: " + ("training would be wrong" if errors else "it can be trained on")
+    return f"{counts}: " + ("training would be wrong" if errors else last)
 
 
 def _finding_lines(finding: Finding) -> Text:
@@ -54,25 +58,27 @@ def _finding_lines(finding: Finding) -> Text:
     return line
 
 
-def _value_table(rows: Sequence[tuple[MaskValue, int, int, str]]) -> Table:
-    table = Table(title=f"{len(rows)} mask values", title_justify="left")
-    for name, right in (("value", True), ("pixels", True), ("share", True), ("masks", True)):
-        table.add_column(name, justify="right" if right else "left")
-    table.add_column("taken for")
-    total = sum(pixels for _, pixels, _, _ in rows)
+def frequent_rows(diagnosis: Diagnosis) -> list[tuple[MaskValue, int, int, str]]:
+    """The rows of the values with most pixels, in the order of the values."""
+    rows = value_rows(diagnosis)
     most = sorted(range(len(rows)), key=lambda place: -rows[place][1])[:_MOST_VALUES]
-    for value, pixels, num_masks, meaning in (rows[place] for place in sorted(most)):
+    return [rows[place] for place in sorted(most)]
+
+
+def _value_table(diagnosis: Diagnosis) -> Table:
+    every, rows = value_rows(diagnosis), frequent_rows(diagnosis)
+    table = Table(title=f"{len(every)} mask values", title_justify="left")
+    for name in ("value", "pixels", "share", "masks"):
+        table.add_column(name, justify="right")
+    table.add_column("taken for")
+    total = sum(pixels for _, pixels, _, _ in every)
+    for value, pixels, num_masks, meaning in rows:
         table.add_row(
             show_value(value), f"{pixels:,}", f"{pixels / total:.3%}", f"{num_masks:,}", meaning
         )
-    if len(rows) > _MOST_VALUES:
-        table.add_row("...", "", "", "", f"{len(rows) - _MOST_VALUES} more")
+    if len(every) > len(rows):
+        table.add_row("...", "", "", "", f"{len(every) - len(rows)} more")
     return table
-
-
-def show_value(value: MaskValue) -> str:
-    """A mask value as the options take it: 255, or 255/0/0."""
-    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def diagnosis_summary(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from unet_pipeline.config import DataSettings
 from unet_pipeline.datasets.doctor import Options
 from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats import Found
+from unet_pipeline.datasets.formats.torchvision_sets import is_torchvision
 from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import Manifest, Sample, Split
 from unet_pipeline.errors import DatasetError, UserError
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 def find_data(settings: DataSettings, source: Path) -> Found:
     """The pairs of `source`, recognised as `settings` says."""
+    if is_torchvision(str(source)):
+        raise UserError(f"{source} is fetched by `unet prepare`: train on the folder that it makes")
     return find(
         source,
         format_name=settings.format,

@@ -6,12 +6,13 @@ import numpy as np
 
 from unet_pipeline.datasets.cache import read_sample
 from unet_pipeline.datasets.checks import class_totals
-from unet_pipeline.datasets.doctor import Diagnosis, value_rows
+from unet_pipeline.datasets.doctor import Diagnosis
+from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.manifest import SPLITS, Manifest, Sample
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.evaluation.dataset_report import DatasetPage, Exhibit, dataset_report
 from unet_pipeline.evaluation.pictures import Picture, fit, overlay
-from unet_pipeline.stages.describing import show_value
+from unet_pipeline.stages.describing import frequent_rows
 
 _PICTURES_A_CLASS = 3
 _MOST_GALLERIES = 30  # classes that get pictures; the report stays below some megabytes
@@ -34,14 +35,17 @@ def report_page(diagnosis: Diagnosis, manifest: Manifest) -> str:
         facts=[
             ("samples", ", ".join(f"{len(sizes[split])} {split}" for split in present)),
             ("images", f"{facts.in_channels} channels, {facts.dtype}"),
-            ("pixel values from 0 to 1", f"{facts.value_range[0]:g} to {facts.value_range[1]:g}"),
+            (
+                "pixel values that become 0 and 1",
+                f"{facts.value_range[0]:g} to {facts.value_range[1]:g}",
+            ),
             ("folds", str(len(facts.folds)) if facts.folds else "none"),
             ("fingerprint", facts.fingerprint[:16]),
         ],
         findings=[finding.summary() for finding in diagnosis.findings],
         classes=list(zip(classes.names, classes.colors, strict=True)),
         pixels=pixels,
-        values=[(show_value(value), *rest) for value, *rest in value_rows(diagnosis)[:200]],
+        values=[(show_value(value), *rest) for value, *rest in frequent_rows(diagnosis)],
         channel_columns=("channel", "mean", "sd", *facts.percentiles),
         channels=_channel_rows(manifest),
         objects=[

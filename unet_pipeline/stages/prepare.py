@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unet_pipeline.config import PrepareConfig
+from unet_pipeline.config import DataSettings, PrepareConfig
 from unet_pipeline.datasets.doctor import Diagnosis, examine
+from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.formats.torchvision_sets import (
     find_torchvision,
     is_torchvision,
 )
+from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.index import found_again
 from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest, Sample
 from unet_pipeline.datasets.samples import remove_scenes, write_scenes
@@ -28,7 +30,6 @@ from unet_pipeline.progress import progress_bar
 from unet_pipeline.stages.describing import (
     diagnosis_summary,
     diagnosis_text,
-    show_value,
     verdict,
 )
 from unet_pipeline.stages.opening import find_data, index_options, log_findings, reading
@@ -74,8 +75,7 @@ class CheckedSource:
 def check(config: PrepareConfig) -> CheckedSource:
     """Read everything and say what is to be said about it; nothing is written.
 
-    Raises `UserError` for a source that does not exist and options that do not fit the data;
-    `DatasetError` where no pairs are recognised at all.
+    Raises `UserError` for a source that does not exist and options that do not fit the data.
     """
     for name, flag in (("output", "--output"), ("fix", "--fix"), ("export", "--export"),
                        ("tile", "--tile"), ("tile_overlap", "--overlap")):  # fmt: skip
@@ -85,11 +85,15 @@ def check(config: PrepareConfig) -> CheckedSource:
         raise UserError("--check needs a SOURCE to look at")
     if "num_scenes" in config.model_fields_set:
         raise UserError(_SCENES_ALONE)
-    former = _former_samples(config)
     source = Path(config.data.path)
     if is_torchvision(config.data.path):
         raise UserError(f"{source} is fetched by `unet prepare`; check the folder it makes then")
-    config, found = _look_for(config, source)
+    try:
+        config, found = _look_for(config, source)
+    except DatasetError as error:  # in the form that was asked for, as all that is wrong
+        finding = Finding("not-recognised", "error", str(error))
+        return CheckedSource(str(source), Diagnosis(Found((), ""), (), (finding,)))
+    former = _former_samples(config)
     return CheckedSource(str(source), _examine(config, found, source, _name_of(source), former))
 
 
@@ -106,13 +110,12 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     _refuse_what_does_not_go_together(config, output)
     if not config.fix:
         refuse_prepared(output)
-    former = _former_samples(config)
     source = None if path is None else Path(path)
     if source is not None and not is_torchvision(str(path)):
         # now, so that a source that is none leaves no output folder
         config, found = _look_for(config, source)
-    make_writable_folder(output)
-    with folder_lock(output), contextlib.ExitStack() as undo:
+    former = _former_samples(config)
+    with _folder_for(output), folder_lock(output), contextlib.ExitStack() as undo:
         if not config.fix:
             refuse_prepared(output)  # another process may have been faster
         if source is not None:
@@ -129,6 +132,8 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
             found = _tiled(found, output, config)
         name = _dataset_name(config, source, output)
         diagnosis = _examine(config, found, source or output, name, former)
+        if source is not None:
+            _refuse_given_splits(config, found)
         log_findings(diagnosis.findings)
         if config.fix:
             result = write_copy(diagnosis, source or output, output)
@@ -147,11 +152,21 @@ def _look_for(config: PrepareConfig, source: Path) -> tuple[PrepareConfig, Found
     """The pairs of `source`; of a prepared dataset its own, and the settings by its classes."""
     if not Manifest.is_in(source):
         return config, find_data(config.data, source)
+    for name in ("format", "images", "masks", "pages"):
+        if getattr(config.data, name) != getattr(DataSettings(), name):
+            raise UserError(
+                f"data.{name} has no effect on {source}, which is prepared: leave it out"
+            )
     manifest = Manifest.load(source)
     classes = manifest.facts.classes
+    if manifest.facts.folds and config.folds is None:
+        config = config.model_copy(
+            update={"folds": len(manifest.facts.folds), "splits_from": str(source)}
+        )
     if classes.other is None:
         return config, found_again(manifest)
-    tree = config.model_dump()
+    tree = config.model_dump(exclude_unset=True)
+    tree.setdefault("data", {})
     tree["data"] |= {
         "values": [show_value(value) for value in classes.values],
         "class_names": list(classes.names),
@@ -190,6 +205,10 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
     if config.fix and (config.export or config.tile):
         other = "--export" if config.export else "--tile"
         raise UserError(f"--fix and {other} each write a copy: run one after the other")
+    if config.export and (config.tile or is_torchvision(path or "")):
+        raise UserError("--export writes what lies in files: prepare first, then --export that")
+    if config.export and output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty: choose another folder for the export")
     if config.export and config.folds:
         raise UserError("--folds has no effect with --export: other formats have no folds")
     if config.tile_overlap and not config.tile:
@@ -201,6 +220,9 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
     if "num_scenes" in config.model_fields_set:
         raise UserError(_SCENES_ALONE)
     if is_torchvision(path):
+        for name in ("format", "images", "masks", "pages"):
+            if getattr(config.data, name) != getattr(DataSettings(), name):
+                raise UserError(f"data.{name} has no effect on {path}: leave it out")
         return
     source = Path(path)
     if not source.exists():
@@ -225,16 +247,49 @@ def _former_samples(config: PrepareConfig) -> Sequence[Sample]:
     return load_samples(path).samples
 
 
+def _refuse_given_splits(config: PrepareConfig, found: Found) -> None:
+    """Raise `UserError` for options about splits where the data brings all of them."""
+    given = {pair.split for pair in found.pairs} - {None}
+    asked = config.data.model_fields_set
+    fixed = {"val_fraction": "val" in given, "test_fraction": "test" in given or len(given) > 1}
+    fixed["split_by"] = fixed["val_fraction"] and fixed["test_fraction"]
+    for name, flag in (("val_fraction", "--val"), ("test_fraction", "--test"),
+                       ("split_by", "--split-by")):  # fmt: skip
+        if name in asked and fixed[name]:
+            named = ", ".join(sorted(str(split) for split in given))
+            raise UserError(
+                f"{flag} has no effect: the data comes with its own splits ({named}); leave it "
+                "out, or name the folders of all images and masks"
+            )
+
+
+@contextlib.contextmanager
+def _folder_for(output: Path) -> Iterator[None]:
+    """Make the output folder, and remove it again where an error leaves it empty."""
+    existed = output.exists()
+    make_writable_folder(output)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
+
+
 def _tiled(found: Found, output: Path, config: PrepareConfig) -> Found:
     assert config.tile is not None
     with progress_bar("cutting", total=len(found.pairs), unit="images") as bar:
-        return cut_into_tiles(
+        tiled = cut_into_tiles(
             found,
             output,
             size=config.tile,
             overlap=config.tile_overlap,
             on_progress=lambda done, _: bar.move_to(done, count=done),
         )
+    if len(tiled.pairs) == len(found.pairs):
+        logger.warning("no image is larger than a tile of %d pixels", config.tile)
+    return tiled
 
 
 def _examine(

@@ -55,11 +55,11 @@ class PreparedDataset:
 
 def write_dataset(diagnosis: Diagnosis, output: Path) -> PreparedDataset:
     """Write manifest and report, and masks and images that no file of the source holds."""
-    manifest = complete(diagnosis, output, output)
+    with progress_bar("writing", total=len(diagnosis.scans), unit="samples") as bar:
+        manifest = complete(
+            diagnosis, output, output, on_progress=lambda done, _: bar.move_to(done, count=done)
+        )
     _save(diagnosis, manifest, output)
-    for split in ("train", "val"):
-        if not manifest.facts.num_samples[split]:
-            logger.warning("%s has no %s samples: it cannot be trained on yet", output, split)
     return PreparedDataset(output, manifest)
 
 
@@ -68,6 +68,8 @@ def _save(diagnosis: Diagnosis, manifest: Manifest, folder: Path) -> None:
     from unet_pipeline.stages.picturing import report_page  # takes torch along, --check does not
 
     write_atomic(folder / REPORT_FILE, report_page(diagnosis, manifest))
+    if hasattr(os, "sync"):
+        os.sync()  # the many files of the dataset; the manifest says that they are there
     manifest.save(folder)
     logger.info("report: %s", folder / REPORT_FILE)
 
@@ -107,11 +109,25 @@ def write_copy(diagnosis: Diagnosis, source: Path, output: Path) -> PreparedData
 def _repair(diagnosis: Diagnosis, folder: Path) -> Manifest:
     with tempfile.TemporaryDirectory() as scratch:
         manifest = complete(diagnosis, folder, Path(scratch))
-        repairs = write_repaired(manifest, folder, turned=diagnosis.turned)
+        with progress_bar("writing", total=len(manifest.samples), unit="samples") as bar:
+            repairs = write_repaired(
+                manifest,
+                folder,
+                turned=diagnosis.turned,
+                on_progress=lambda done, _: bar.move_to(done, count=done),
+            )
     for what, count in repairs.counts.items():
         logger.info("%s: %d", what, count)
-    _save(diagnosis, repairs.manifest, folder)
-    return repairs.manifest
+    # What the source had wrong is no error of the copy
+    findings = tuple(
+        replace(f, severity="note", message=f"of the source: {f.message}", remedy="")
+        if f.severity == "error"
+        else f
+        for f in diagnosis.findings
+    )
+    mended = replace(repairs.manifest, findings=findings)
+    _save(replace(diagnosis, findings=findings), mended, folder)
+    return mended
 
 
 def _same_files(one: Path, other: Path) -> bool:

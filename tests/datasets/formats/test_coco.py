@@ -523,6 +523,33 @@ def test_ids_are_in_natural_order(tmp_path: Path) -> None:
     assert [pair.sample_id for pair in read(tmp_path).pairs] == ["i1", "i2", "i10"]
 
 
+def test_an_image_that_is_listed_twice_is_an_error_with_both_ids(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png")
+    write(
+        tmp_path / "x.json",
+        annotation([square(2, 2, 3)]),
+        annotation([square(10, 10, 3)], image=3),
+        images=("a.png", "b.png", "./a.png"),
+    )
+    found = read(tmp_path)
+    (error,) = found.findings
+    assert (error.code, error.severity, error.count) == ("repeated-images", "error", 1)
+    assert error.message == "1 image is listed more than once"
+    assert error.examples == ("a.png in x.json by the ids 1 and 3",)
+    assert (pixels(found.pairs[0]) == 1).sum() == 32
+
+
+def test_the_sentence_counts_objects_and_crowds_that_are_drawn(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    path = tmp_path / "x.json"
+    write(path, OBJECT, OBJECT, annotation([[1e9, 1, 2, 2, 3, 3]]))
+    assert ": 2 objects drawn from x.json" in read(tmp_path).sentence
+    write(
+        path, OBJECT, annotation([square(1, 1, 5)], crowd=1), annotation([square(9, 9, 5)], crowd=1)
+    )
+    assert ": 1 object and 2 crowd regions (void) drawn from x.json" in read(tmp_path).sentence
+
+
 # ---- several files ------------------------------------------------------------------------------
 
 
@@ -589,6 +616,28 @@ def test_other_files_are_not_recognised(tmp_path: Path, content: Any) -> None:
     (tmp_path / "x.json").write_text(json.dumps(content))
     assert coco.recognise(list_tree(tmp_path)) is None
     with pytest.raises(DatasetError, match=r"no \.json file in it holds images, annotations"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("annotations", None, "it is null"),
+        ("annotations", {}, "it is an object"),
+        ("annotations", "none", "it is a text"),
+        ("images", 3, "it is a number"),
+        ("categories", True, "it is true or false"),
+        ("annotations", [{}, [1]], r"annotations\[1\] is a list"),
+    ],
+)
+def test_a_file_with_another_thing_for_a_list_is_recognised_and_told(
+    tmp_path: Path, key: str, value: Any, told: str
+) -> None:
+    pictures(tmp_path, "a.png")
+    path = write(tmp_path / "x.json", OBJECT)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert coco.recognise(list_tree(tmp_path)) is not None
+    with pytest.raises(DatasetError, match=rf'x\.json: has no list of objects "{key}".*: {told}$'):
         read(tmp_path)
 
 

@@ -305,6 +305,28 @@ def test_two_files_about_one_image_are_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_an_image_that_is_listed_twice_is_an_error_with_both_ids(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    again = image(polygon(10, 10, 3)).replace('id="0"', 'id="7"')
+    write(tmp_path / "annotations.xml", image(polygon(1, 1, 3)), again)
+    found = read(tmp_path)
+    (error,) = found.findings
+    assert (error.code, error.severity) == ("repeated-images", "error")
+    assert error.examples == ("a.png in annotations.xml by the ids 0 and 7",)
+    assert pixels(found.pairs[0]).sum() == 32
+
+
+def test_a_mask_wholly_outside_its_picture_is_told(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    mask = '<mask label="cat" rle="0,4" left="40" top="1" width="2" height="2"/>'
+    write(tmp_path / "annotations.xml", image(polygon(1, 1, 3), mask))
+    (warning,) = read(tmp_path).findings
+    assert warning.code == "broken-shapes"
+    assert warning.examples == (
+        "cat, shape 2 in annotations.xml, a.png: lies outside the picture of 30x20 pixels",
+    )
+
+
 def test_masks_have_no_effect_and_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "annotations.xml", image())
     with pytest.raises(UserError, match="--masks m has no effect"):
@@ -351,7 +373,7 @@ def test_what_cannot_be_drawn_is_named_and_the_rest_is_drawn(
     assert pixels(found.pairs[0]).sum() == 16
     (finding,) = found.findings
     assert (finding.code, finding.severity, finding.count) == (code, "warning", 1)
-    assert " in a.png: " in finding.examples[0]
+    assert ", shape 2 in annotations.xml, a.png: " in finding.examples[0]
 
 
 def test_points_alone_are_an_error(tmp_path: Path) -> None:
@@ -361,7 +383,10 @@ def test_points_alone_are_an_error(tmp_path: Path) -> None:
     (finding,) = read(tmp_path).findings
     assert (finding.code, finding.severity) == ("no-segmentation", "error")
     assert finding.message == "2 shapes without an outline, left out"
-    assert finding.examples == ("cat in a.png: points",) * 2
+    assert finding.examples == (
+        "cat, shape 1 in annotations.xml, a.png: points",
+        "cat, shape 2 in annotations.xml, a.png: points",
+    )
 
 
 def test_tags_of_images_are_no_shapes(tmp_path: Path) -> None:

@@ -85,6 +85,46 @@ def test_a_polygon_that_cannot_be_drawn_has_one_code_in_all_formats(
     assert finding.remedy
 
 
+@pytest.mark.parametrize("read", [read_coco, read_cvat, read_labelme, read_yolo])
+@pytest.mark.parametrize(
+    ("ring", "reason"),
+    [
+        ([30, 1, 35, 1, 35, 5], "lies outside the picture of 20x10 pixels"),
+        ([5, 1, 70000.0, 1, 5, 5], "the corner (70000, 1) lies far outside the picture"),
+        ([5, 1, 1e9, 1, 5, 5], "far outside"),
+        ([5, 1, 1e308, 1, 5, -1e308], "far outside"),
+    ],
+)
+def test_a_polygon_of_another_place_is_not_drawn_in_any_format(
+    read: Any, ring: list[float], reason: str, tmp_path: Path
+) -> None:
+    picture(tmp_path)
+    found = read(tmp_path, ring)
+    (finding,) = found.findings
+    assert (finding.code, finding.severity, finding.count) == ("broken-shapes", "warning", 1)
+    assert reason in finding.examples[0]
+    assert found.pairs[0].mask.pixels().sum() == 36  # GOOD alone
+
+
+@pytest.mark.parametrize("read", [read_coco, read_cvat, read_labelme, read_yolo])
+def test_a_polygon_that_reaches_beyond_is_cut_and_told_in_all_formats(
+    read: Any, tmp_path: Path
+) -> None:
+    picture(tmp_path)
+    found = read(tmp_path, [15, 0, 40, 0, 40, 9, 15, 9])
+    (finding,) = found.findings
+    assert (finding.code, finding.severity, finding.count) == ("outside-image", "warning", 1)
+    assert finding.message == "1 shape reaching beyond the picture, cut at its edge"
+    assert "(40, 0)" in finding.examples[0]
+    assert found.pairs[0].mask.pixels()[:, 15:].all()
+
+
+@pytest.mark.parametrize("read", [read_coco, read_cvat, read_labelme, read_yolo])
+def test_a_polygon_a_pixel_outside_is_cut_without_a_word(read: Any, tmp_path: Path) -> None:
+    picture(tmp_path)
+    assert read(tmp_path, [15, -1, 21, -1, 21, 11, 15, 11]).findings == ()
+
+
 def test_a_good_ring_is_kept_as_it_is() -> None:
     assert ring_of([1, 2, 3.5, 4, 5, 6]) == (1, 2, 3.5, 4, 5, 6)
     assert ring_of([1, 2, 3, 4], least=2) == (1, 2, 3, 4)

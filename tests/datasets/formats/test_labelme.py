@@ -490,6 +490,16 @@ def test_a_broken_shape_is_left_out_and_named(tmp_path: Path, entry: Any, reason
     assert (drawn(found.pairs[0]) == 1).sum() == 16
 
 
+def test_a_pixel_mask_wholly_outside_its_picture_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    text = png(np.ones((3, 3), dtype=bool))
+    outside = shape("cat", [[40, 40], [42, 42]], "mask", mask=text)
+    annotate(tmp_path / "a.json", shape("cat", SQUARE), outside)
+    (warning,) = read(tmp_path).findings
+    assert warning.code == "broken-shapes"
+    assert warning.examples == ("a.json shape 2: lies outside the picture of 12x10 pixels",)
+
+
 @pytest.mark.parametrize("content", ['{"shapes": [', "", "\xff\xfe", "[" * 100_000])
 def test_a_file_that_is_no_json_is_an_error(tmp_path: Path, content: str) -> None:
     for name in "ab":

@@ -190,6 +190,17 @@ def test_two_images_of_one_set_of_masks_are_an_error(tmp_path: Path) -> None:
     assert "b/images/other.png" in found.findings[0].examples[0]
 
 
+@pytest.mark.parametrize("split", ["", "train/", "val/"])
+def test_a_folder_of_images_and_a_folder_of_masks_are_no_objects(
+    tmp_path: Path, split: str
+) -> None:
+    for name in "abc":
+        picture(tmp_path / f"{split}images" / f"{name}.png")
+        box(tmp_path / f"{split}masks" / f"{name}.png", slice(0, 1), slice(0, 4))
+    with pytest.raises(DatasetError, match="no folder with one mask file for each object"):
+        read(tmp_path)
+
+
 def test_masks_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
     two_objects(tmp_path, "a")
     save(tmp_path / "a" / "masks" / "z.png", np.ones((3, 4), dtype=np.uint8))

@@ -279,10 +279,20 @@ def test_a_named_folder_that_is_not_there_is_a_user_error(tmp_path: Path) -> Non
         find_pairs(tmp_path, images="images", masks="images")
 
 
+@pytest.mark.parametrize(("one", "other"), [("images", "masks"), ("train/imgs", "train/labels")])
+def test_exchanged_folders_are_asked_about(tmp_path: Path, one: str, other: str) -> None:
+    tree(tmp_path, f"{one}/{{x,y}}.jpg", f"{other}/{{x,y}}.png")
+    with pytest.raises(UserError, match=f"--images {other} and --masks {one}: are .* exchanged"):
+        find_pairs(tmp_path, images=other, masks=one)
+    assert len(find_pairs(tmp_path, images=one, masks=other).pairs) == 2
+
+
 def test_a_named_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     tree(tmp_path, "images/{x,y}.png", "truth/{x,y}.doc")
-    with pytest.raises(DatasetError, match=r"truth: holds no images .*\.png.*; it holds 2 \.doc"):
+    with pytest.raises(DatasetError, match=r"truth: .*\.png.*; masks may be \.mat too\); it holds"):
         find_pairs(tmp_path, masks="truth")
+    with pytest.raises(DatasetError, match=r"truth: holds no images .*\.npz\); it holds 2 \.doc"):
+        find_pairs(tmp_path, images="truth")
 
 
 # ---- what does not pair -------------------------------------------------------------------------
@@ -341,7 +351,7 @@ def test_unpaired_files_are_counted_and_the_first_five_of_each_named(tmp_path: P
     assert images.examples == tuple(f"images/{n}.png" for n in range(1, 6))
     assert "7 of 9 images have no mask" in images.message
     assert (masks.code, masks.examples) == ("unpaired-masks", ("masks/z.png",))
-    assert "1 of 3 masks have no image" in masks.message
+    assert "1 of 3 masks has no image" in masks.message
     assert "\n" not in images.sentence()
 
 

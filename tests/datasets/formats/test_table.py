@@ -126,7 +126,7 @@ def test_every_faulty_row_is_named_and_left_out(tmp_path: Path) -> None:
         ("unknown-splits", 1, ("row 8: dev",)),
         ("rows-without-split", 1, ("row 9: e.png",)),
     ]
-    assert found.findings[0].message == "1 of 9 rows have no mask"
+    assert found.findings[0].message == "1 of 9 rows has no mask"
 
 
 def test_a_column_of_empty_splits_is_no_split(tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ def test_images_of_a_list_that_do_not_exist_are_an_error(tmp_path: Path) -> None
     config(tmp_path, train="train.txt")
     error = finding(read(tmp_path), "missing-images")
     assert (error.severity, error.count, error.examples) == ("error", 1, ("images/b.png",))
+    assert error.message == "1 of 2 images in train.txt does not exist"
 
 
 def test_the_same_folder_for_train_and_val_is_no_split(tmp_path: Path) -> None:
@@ -251,6 +252,34 @@ def test_a_folder_that_does_not_exist_is_reported(
     assert len(found.pairs) == 2
     reported = finding(found, "missing-folders")
     assert (reported.severity, reported.examples) == (severity, (f"{missing}: images/{missing}",))
+
+
+def test_paths_of_another_tree_leave_the_splits_to_the_folders(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        sample(tmp_path, f"images/{name}/{name}.png", line(0, SQUARE))
+    config(tmp_path, train="../train/images", val="../valid/images", test="../test/images")
+    found = read(tmp_path)
+    assert splits(found) == {"train": "train", "val": "val"}
+    assert found.left_out == ()
+    (reported,) = found.findings
+    assert (reported.code, reported.severity, reported.count) == ("missing-folders", "warning", 3)
+    assert reported.message == (
+        "data.yaml names 3 places without images; train and val taken by the names of the folders"
+    )
+    assert reported.examples == (
+        "train: ../train/images",
+        "val: ../valid/images",
+        "test: ../test/images",
+    )
+
+
+def test_the_folder_of_a_split_stands_in_for_the_one_place_that_is_missing(tmp_path: Path) -> None:
+    for name in ("train", "valid"):
+        sample(tmp_path, f"images/{name}/{name}.png", line(0, SQUARE))
+    config(tmp_path, train="images/train", val="images/val")
+    found = read(tmp_path)
+    assert splits(found) == {"train": "train", "valid": "val"}
+    assert finding(found, "missing-folders").examples == ("val: images/val",)
 
 
 def test_a_yaml_file_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
@@ -455,9 +484,8 @@ def test_it_is_recognised_by_a_yaml_file(tmp_path: Path, content: object, recogn
         ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.9", "broken-shapes", "7 coordinates, an odd number"),
         ("0 0.1 0.1", "broken-shapes", "1 corner, where 3 are needed"),
         ("0", "broken-shapes", "0 corners, where 3 are needed"),
-        ("0 0.1 0.1 1.2 0.1 0.2 0.2", "broken-shapes", "1.2 lies outside the picture"),
-        ("0 0.1 -0.3 0.2 0.1 0.2 0.2", "broken-shapes", "-0.3 lies outside the picture"),
-        ("0 2 1 5 1 5 4", "broken-shapes", "2 lies outside the picture"),
+        ("0 2 1 5 1 5 4", "broken-shapes", "lies outside the picture of 20x10 pixels (the corners"),
+        ("0 0.1 0.1 34 0.1 0.2 0.2", "broken-shapes", "the corner (680, 1) lies far outside"),
         ("0 0.1 0.1 0.2 0.1", "no-segmentation", "a box, not an outline"),
     ],
 )

@@ -115,7 +115,7 @@ def write_file(base: Path, suffix: str, data: bytes | str) -> Path:
     """Write a file whose name is `base` and `suffix`, with the folders that it needs."""
     path = base.with_name(base.name + suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+    write_atomic(path, data, durable=False)
     return path
 
 

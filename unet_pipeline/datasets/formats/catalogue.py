@@ -23,6 +23,7 @@ from unet_pipeline.datasets.formats import (
     yolo,
 )
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree, list_tree
+from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.images import MASK_EXTENSIONS
 from unet_pipeline.errors import DatasetError, UserError
 
@@ -60,8 +61,14 @@ def find_pairs(
         format_name, reason = _recognise(tree, by_folders=masks is not None)
     else:
         entry = lookup(FORMATS, format_name, kind="format")
-        reason = entry.recognise(tree) or "named by --format"
-    found = FORMATS[format_name].read(tree, images, masks)
+        reason = entry.recognise(tree) or ""
+    try:
+        found = FORMATS[format_name].read(tree, images, masks)
+    except DatasetError as error:
+        if reason:
+            raise
+        raise DatasetError(f"{error}{_recognised_by(tree)}") from error
+    reason = reason or "named by --format"
     if not found.pairs and not any(f.severity == "error" for f in found.findings):
         raise DatasetError(f"{source}: no pair of image and mask; {found.sentence}")
     findings = (*found.findings, *_passed_over(tree, found))
@@ -74,11 +81,7 @@ def _recognise(tree: Tree, *, by_folders: bool) -> tuple[str, str]:
     """The format of `tree` and the reason; plain where no other fits, or folders were named."""
     if by_folders:
         return "plain", "the folder of masks is named"
-    reasons = {
-        name: reason
-        for name, entry in FORMATS.items()
-        if name != "plain" and (reason := entry.recognise(tree))
-    }
+    reasons = _reasons(tree)
     if len(reasons) > 1:
         seen = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
         raise DatasetError(
@@ -93,6 +96,26 @@ def _recognise(tree: Tree, *, by_folders: bool) -> tuple[str, str]:
             "its format with --format, or give the folder (all: unet list formats)"
         )
     return "plain", "folders of images and masks"
+
+
+def _reasons(tree: Tree) -> dict[str, str]:
+    """The formats other than plain that recognise `tree`, each with its reason."""
+    return {
+        name: reason
+        for name, entry in FORMATS.items()
+        if name != "plain" and (reason := entry.recognise(tree))
+    }
+
+
+def _recognised_by(tree: Tree) -> str:
+    """The end of a sentence: what a tree is that is not of the format that was named."""
+    reasons = _reasons(tree)
+    if len(reasons) > 1:
+        seen = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        return f"; it could be {seen}"
+    if reasons or not tree.only:
+        return f"; --format auto takes it for {next(iter(reasons), 'plain')}"
+    return ""
 
 
 def _passed_over(tree: Tree, found: Found) -> Iterator[Finding]:
@@ -111,15 +134,15 @@ def _passed_over(tree: Tree, found: Found) -> Iterator[Finding]:
         for path in tree.files(under=folder)
         if PurePosixPath(path).suffix and not path.lower().endswith(known)
     ]
-    for code, what, files in (
-        ("hidden-files", "hidden files are passed over", tree.hidden),
-        ("foreign-files", "files among the images and masks are neither", foreign),
+    for code, noun, where, what, files in (
+        ("hidden-files", "hidden file", "", "passed over", tree.hidden),
+        ("foreign-files", "file", " among the images and masks", "neither", foreign),
     ):
         if files:
             yield Finding(
                 code,
                 "note",
-                f"{len(files)} {what}",
+                f"{counted(len(files), noun)}{where} {agree(len(files), 'are')} {what}",
                 len(files),
                 tuple(files[:5]),
                 "" if code == "hidden-files" else "remove them if they do not belong there",

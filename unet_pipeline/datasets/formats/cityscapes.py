@@ -16,7 +16,7 @@ import numpy as np
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
 from unet_pipeline.datasets.formats.pairs import about_splits
 from unet_pipeline.datasets.images import Color, read_mask
@@ -210,7 +210,8 @@ def _unpaired(
             yield Finding(
                 f"unpaired-{kind}s",
                 "error",
-                f"{len(alone)} of {len(files)} {kind}s have no {partner}",
+                f"{len(alone)} of {counted(len(files), kind)} {agree(len(alone), 'have')} no "
+                f"{partner}",
                 len(alone),
                 tuple(alone[:5]),
                 f"complete the download, or remove the {kind}s",

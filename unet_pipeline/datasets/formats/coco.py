@@ -8,6 +8,7 @@ The files as COCO has them (annotations/instances_train2017.json), as Roboflow e
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from unet_pipeline.datasets.formats.listed import (
 )
 from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits
+from unet_pipeline.datasets.formats.placement import note_place
 from unet_pipeline.datasets.manifest import natural_key
 from unet_pipeline.datasets.raster import MAX_PIXELS
 from unet_pipeline.datasets.shapes import Polygon, Ring, Runs, Shape, largest_first, run_lengths
@@ -95,7 +97,7 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     pairs, also_left_out, findings = pair_up(tree.root, drawn, places)
     return Found(
         pairs,
-        f"{counted(len(pairs), 'pair')}: {counted(num_shapes, 'object')} drawn from {files}"
+        f"{counted(len(pairs), 'pair')}: {_counts(drawn)} drawn from {files}"
         + about_splits(pairs, "by name"),
         (*left_out, *also_left_out),
         class_list=numbered_classes(files, classes) if classes else None,
@@ -190,13 +192,15 @@ def _draw(source: CocoFile, classes: dict[str, int], faults: Faults) -> dict[str
         if isinstance(segmentation, dict):
             shape = _runs(segmentation, image.size, value, where, faults)
         else:
-            shape = _polygon(segmentation, value, where, faults)
+            shape = _polygon(segmentation, image.size, value, where, faults)
         if shape is not None:
             drawn.setdefault(image_id, []).append(shape)
     return drawn
 
 
-def _polygon(segmentation: Any, value: int, where: str, faults: Faults) -> Shape | None:
+def _polygon(
+    segmentation: Any, size: tuple[int, int] | None, value: int, where: str, faults: Faults
+) -> Shape | None:
     """The polygon of those rings that can be drawn; None where none can."""
     if not isinstance(segmentation, list):
         segmentation = [None]
@@ -205,7 +209,9 @@ def _polygon(segmentation: Any, value: int, where: str, faults: Faults) -> Shape
     rings: list[Ring] = []
     for ring in segmentation:
         try:
-            rings.append(ring_of(ring))
+            good = ring_of(ring)
+            note_place(Polygon(value, (good,)), size, where, faults)
+            rings.append(good)
         except ValueError as error:
             faults["broken-shapes"].append(f"{where}: {error}")
     return Polygon(value, tuple(rings)) if rings else None
@@ -235,6 +241,14 @@ def _runs(
             f"{where}: a run-length code that does not fit the size of the image"
         )
         return None
+
+
+def _counts(drawn: Sequence[Drawn]) -> str:
+    """How many objects there are, and how many crowds, which become void."""
+    every = [shape for each in drawn for shape in each.shapes]
+    num_crowds = sum(map(_is_void, every))
+    objects = counted(len(every) - num_crowds, "object")
+    return f"{objects} and {counted(num_crowds, 'crowd region')} (void)" if num_crowds else objects
 
 
 def _is_void(shape: Shape) -> bool:

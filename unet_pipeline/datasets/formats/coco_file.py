@@ -47,10 +47,10 @@ def looks_like_coco(path: Path) -> bool:
     ends, whole = both_ends(path, _HEAD)
     if not ends.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or b'"segments_info"' in ends:
         return False  # a bare list of results, or panoptic
-    num_signs = 1 if whole else 2
-    return all(
-        any(re.search(sign, ends) for sign in signs[:num_signs]) for signs in _SIGNS.values()
-    )
+    if whole:  # a list that is null or something else is told where the file is read
+        lists = [bool(re.search(signs[0], ends)) for signs in _SIGNS.values()]
+        return any(lists) and all(re.search(rb'"%b"\s*:' % key.encode(), ends) for key in _SIGNS)
+    return all(any(re.search(sign, ends) for sign in signs) for signs in _SIGNS.values())
 
 
 def load(tree: Tree, around: Tree, name: str) -> CocoFile:
@@ -76,7 +76,7 @@ def load(tree: Tree, around: Tree, name: str) -> CocoFile:
     for number, entry in enumerate(_entries(content, "images", path)):
         where = f"{path}: images[{number}]"
         key, file_name = (_required(entry, k, where) for k in ("id", "file_name"))
-        image = CocoImage(Listed(file_name, inside, split), _size(entry))
+        image = CocoImage(Listed(file_name, inside, split, key), _size(entry))
         if images.setdefault(key, image).listed.name != file_name:
             raise DatasetError(
                 f"{path}: image id {key} stands for {images[key].listed.name} and for {file_name}; "
@@ -89,9 +89,21 @@ def load(tree: Tree, around: Tree, name: str) -> CocoFile:
 
 def _entries(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
     entries = content.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DatasetError(f'{path}: has no list of objects "{key}", which COCO files have')
+    lacks = f'{path}: has no list of objects "{key}", which COCO files have'
+    if not isinstance(entries, list):
+        raise DatasetError(f"{lacks}: it {_told(entries) if key in content else 'is not there'}")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DatasetError(f"{lacks}: {key}[{number}] {_told(entry)}")
     return entries
+
+
+def _told(content: Any) -> str:
+    """What stands where something else should."""
+    if content is None:
+        return "is null"
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return f"is {kinds.get(type(content), 'a number')}"
 
 
 def _required(entry: dict[str, Any], key: str, where: str) -> str:

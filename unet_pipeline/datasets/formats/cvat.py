@@ -39,6 +39,7 @@ from unet_pipeline.datasets.formats.listed import (
 )
 from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits
+from unet_pipeline.datasets.formats.placement import note_place
 from unet_pipeline.datasets.images import open_regular, read_bytes
 from unet_pipeline.datasets.manifest import Split
 from unet_pipeline.datasets.raster import MAX_PIXELS
@@ -217,17 +218,22 @@ def _image(
     size = (int(sides[0]), int(sides[1])) if all(s.isdecimal() for s in sides) else None
     if size is not None and (min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
         size = None
-    shapes = [shape for child in element if (shape := _labelled(child, size, name, faults))]
+    shapes = [
+        shape
+        for number, child in enumerate(element, start=1)
+        if (shape := _labelled(child, size, f"shape {number} in {inside}, {name}", faults))
+    ]
     subset = split_of(element.get("subset", ""))
-    return _Image(Listed(name, inside, subset or split), size, shapes)
+    key = element.get("id", "?")
+    return _Image(Listed(name, inside, subset or split, key), size, shapes)
 
 
 def _labelled(
-    element: ElementTree.Element, size: tuple[int, int] | None, image: str, faults: Faults
+    element: ElementTree.Element, size: tuple[int, int] | None, where: str, faults: Faults
 ) -> _Labelled | None:
     """The shape of an element; None for what is none, and for what goes to `faults`."""
     label = element.get("label", "")
-    where = f"{label or element.tag} in {image}"
+    where = f"{label or element.tag}, {where}"
     if element.tag in _NOT_DRAWN:
         faults["no-segmentation"].append(f"{where}: {element.tag}")
     if element.tag not in _SHAPES:
@@ -236,6 +242,7 @@ def _labelled(
         if not label:
             raise ValueError("no label")
         shape = shape_of(element, size)
+        note_place(shape, size, where, faults)
     except ValueError as error:
         faults["broken-shapes"].append(f"{where}: {error}")
         return None

@@ -77,10 +77,11 @@ def _mask(element: ElementTree.Element, size: tuple[int, int] | None) -> Shape:
     whole = np.zeros(size, dtype=np.uint8, order="F")
     rows = slice(max(top, 0), min(top + height, size[0]))
     columns = slice(max(left, 0), min(left + width, size[1]))
-    if rows.start < rows.stop and columns.start < columns.stop:
-        whole[rows, columns] = inside[
-            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise ValueError(f"lies outside the picture of {size[1]}x{size[0]} pixels")
+    whole[rows, columns] = inside[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    ]
     return Runs(0, size, coco.encode(whole)["counts"])
 
 

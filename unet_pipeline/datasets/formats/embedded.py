@@ -71,10 +71,6 @@ def shape_of(
     """
     kind = entry.get("shape_type") or "polygon"
     corners = _corners(entry.get("points"))
-    if size is not None and kind != "circle":
-        high, low = corners.max(axis=0), corners.min(axis=0)
-        if (high < -0.5).any() or (low > (size[1], size[0])).any():
-            raise ValueError("lies outside the picture")
     if kind == "mask":
         return _pixels(entry.get("mask"), corners, value, size)
     if kind == "circle":
@@ -127,6 +123,8 @@ def _pixels(
     left, top = np.clip(corners[0], -MAX_PIXELS, MAX_PIXELS).astype(np.int64)
     rows, columns = rows + top, columns + left
     inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+    if len(rows) and not inside.any():
+        raise ValueError(f"lies outside the picture of {size[1]}x{size[0]} pixels")
     canvas = np.zeros(size, dtype=np.uint8, order="F")
     canvas[rows[inside], columns[inside]] = 1
     return Runs(value, size, coco.encode(canvas)["counts"])

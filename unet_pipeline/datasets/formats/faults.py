@@ -31,6 +31,12 @@ _MEND = "correct or remove them in the labelling tool and export again"
 
 SHAPE_KINDS = {
     "broken-shapes": Kind("shape", "that cannot be drawn, left out", _MEND),
+    "outside-image": Kind(
+        "shape",
+        "reaching beyond the picture, cut at its edge",
+        "look whether the annotations belong to these images in this size",
+        "warning",
+    ),
     "unknown-categories": Kind("shape", "of a class that no list names, left out", _MEND),
     "no-segmentation": Kind(
         "shape", "without an outline, left out", "outline these objects by polygons or masks"
@@ -61,7 +67,8 @@ def ring_of(coordinates: Any, *, least: int = 3) -> Ring:
     least: how many corners it must have.
     """
     try:
-        finite = math.isfinite(sum(map(abs, coordinates)))
+        # the sum is quick, and infinite also where large numbers add up
+        finite = math.isfinite(sum(map(abs, coordinates))) or all(map(math.isfinite, coordinates))
     except (TypeError, OverflowError):
         finite = False
     if not finite:

@@ -22,6 +22,7 @@ from unet_pipeline.datasets.formats.labelme_images import ImageFinder
 from unet_pipeline.datasets.formats.layout import counted, split_of_path
 from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
+from unet_pipeline.datasets.formats.placement import note_place
 from unet_pipeline.datasets.images import probe
 from unet_pipeline.datasets.manifest import Split, natural_key
 from unet_pipeline.datasets.mask_values import VOID_NAMES
@@ -188,6 +189,8 @@ def _read_record(
     for number, entry in enumerate(content["shapes"], start=1):
         try:
             labelled = _labelled_shape(entry, size, content.get("line_width"))
+            if labelled is not None:
+                note_place(labelled[1], size, f"{name} shape {number}", faults)
         except ValueError as error:
             faults["broken-shapes"].append(f"{name} shape {number}: {error}")
             continue

@@ -149,6 +149,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def agree(number: int, verb: str) -> str:
+    """`verb`, given in the plural, as it goes with `number`: 1 has, 2 have."""
+    if number != 1:
+        return verb
+    return {"have": "has", "are": "is", "do": "does"}.get(verb, f"{verb}s")
+
+
+def role_of(name: str) -> Role | None:
+    """What the path of a folder says that it holds, by its innermost part that says it."""
+    return _placed(PurePosixPath(name).parts, ()).role
+
+
 def any_of(words: Iterable[str]) -> str:
     """A regular expression for one of `words`, the longest that fits."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))

@@ -15,6 +15,7 @@ from unet_pipeline.datasets.formats.contract import Pair, Tree, list_tree
 from unet_pipeline.datasets.formats.layout import (
     MASK_AFFIXES,
     Folder,
+    agree,
     counted,
     image_folders,
     is_image,
@@ -29,11 +30,15 @@ from unet_pipeline.errors import DatasetError
 
 
 class Listed(NamedTuple):
-    """An image as an annotation file lists it: by `name`; file: where that file is in the tree."""
+    """An image as an annotation file lists it: by `name`, and by the id `key`.
+
+    file: where that file is in the tree.
+    """
 
     name: str
     file: str
     split: Split | None
+    key: str
 
 
 class Placed(NamedTuple):
@@ -187,7 +192,7 @@ def pair_up(
 
     Where no annotation file names a split, the folders of the images may.
     """
-    findings = list(_missing(drawn))
+    findings = [*_missing(drawn), *_repeated(drawn)]
     rows: dict[Path, Drawn] = {}
     for each in drawn:
         if each.placed.path:
@@ -224,7 +229,8 @@ def _missing(drawn: Sequence[Drawn]) -> Iterator[Finding]:
         yield Finding(
             code="missing-images",
             severity="error",
-            message=f"{len(absent)} of {counted(len(drawn), 'listed image')} are not there",
+            message=f"{len(absent)} of {counted(len(drawn), 'listed image')} "
+            f"{agree(len(absent), 'are')} not there",
             count=len(absent),
             examples=tuple(absent[:5]),
             remedy="put them beside the annotations, or name their folder with --images",
@@ -233,10 +239,34 @@ def _missing(drawn: Sequence[Drawn]) -> Iterator[Finding]:
         yield Finding(
             code="ambiguous-images",
             severity="error",
-            message=f"{len(several)} of {counted(len(drawn), 'listed image')} fit several files",
+            message=f"{len(several)} of {counted(len(drawn), 'listed image')} "
+            f"{agree(len(several), 'fit')} several files",
             count=len(several),
             examples=tuple(several[:5]),
             remedy="name the folder of the images with --images",
+        )
+
+
+def _repeated(drawn: Sequence[Drawn]) -> Iterator[Finding]:
+    """The images that several entries list; all of their shapes are drawn over one another."""
+    entries: dict[Path, list[Listed]] = {}
+    for each in drawn:
+        if each.placed.path:
+            entries.setdefault(each.placed.path, []).append(each.listed)
+    twice = [listed for listed in entries.values() if len(listed) > 1]
+    if twice:
+        yield Finding(
+            code="repeated-images",
+            severity="error",
+            message=f"{counted(len(twice), 'image')} {agree(len(twice), 'are')} listed more than "
+            "once",
+            count=len(twice),
+            examples=tuple(
+                f"{listed[0].name} in {listed[0].file} by the ids "
+                + " and ".join(entry.key for entry in listed)
+                for listed in twice[:5]
+            ),
+            remedy="keep one entry an image, with all of its annotations",
         )
 
 

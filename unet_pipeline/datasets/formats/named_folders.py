@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from unet_pipeline.datasets.formats.contract import Tree, list_tree
-from unet_pipeline.datasets.formats.layout import SPLIT_NAMES, Folder, Role, image_folders
+from unet_pipeline.datasets.formats.layout import (
+    SPLIT_NAMES,
+    Folder,
+    Role,
+    image_folders,
+    role_of,
+)
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS
 from unet_pipeline.errors import DatasetError, UserError
 
@@ -54,16 +60,24 @@ def named(source: Path, tree: list[Folder], name: str, role: Role) -> list[Folde
         )
     found = [folder for folder in found if folder.files]
     if not found:
-        raise DatasetError(no_images(source / name))
+        raise DatasetError(no_images(source / name, role))
     return found
 
 
-def no_images(folder: Path) -> str:
-    """The sentence about a folder without images, with what it holds instead."""
+def refuse_exchanged(images: str, masks: str) -> None:
+    """Raises `UserError` for a folder of images that is called like masks, and the other way."""
+    if role_of(images) == "mask" and role_of(masks) == "image":
+        raise UserError(
+            f"--images {images} and --masks {masks}: are --images and --masks exchanged?"
+        )
+
+
+def no_images(folder: Path, role: Role = "image") -> str:
+    """The sentence about a folder without images, or without masks, with what it holds instead."""
     names = [name for _, _, files in os.walk(folder) for name in files]
     others = Counter(Path(name).suffix.lower() or "without extension" for name in names)
     held = ", ".join(f"{count} {extension}" for extension, count in others.most_common(3))
-    looked = " ".join(IMAGE_EXTENSIONS)
+    looked = " ".join(IMAGE_EXTENSIONS) + ("; masks may be .mat too" if role == "mask" else "")
     instead = f"it holds {held}" if held else "it is empty"
     return f"{folder}: holds no images (looked for {looked}); {instead}"
 

@@ -15,7 +15,7 @@ from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Made, Pair, Tree
 from unet_pipeline.datasets.formats.json_file import read_json
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
 from unet_pipeline.datasets.formats.pairs import about_splits
 from unet_pipeline.datasets.formats.stacked_channels import StackedChannels
@@ -285,8 +285,8 @@ def _incomplete(sides: dict[Split, _Side], num_channels: int) -> Iterator[Findin
         yield Finding(
             "missing-channels",
             "error",
-            f"{len(lacking)} of {len(images)} images lack a channel: {num_channels} files each are "
-            "needed",
+            f"{len(lacking)} of {counted(len(images), 'image')} {agree(len(lacking), 'lack')} a "
+            f"channel: {counted(num_channels, 'file')} each {agree(num_channels, 'are')} needed",
             len(lacking),
             tuple(examples),
             f"add the files of the other channels, or correct channel_names in {_FACTS_FILE}",
@@ -300,8 +300,8 @@ def _incomplete(sides: dict[Split, _Side], num_channels: int) -> Iterator[Findin
             yield Finding(
                 f"unpaired-{kind}s",
                 "error",
-                f"{len(paths)} of {total} {'labels' if kind == 'mask' else 'images'} have no "
-                f"{partner}",
+                f"{len(paths)} of {counted(total, 'label' if kind == 'mask' else 'image')} "
+                f"{agree(len(paths), 'have')} no {partner}",
                 len(paths),
                 tuple(paths[:5]),
                 "name them x_0000.png and x.png, or remove those without a partner",
@@ -314,7 +314,8 @@ def _not_there(splits: dict[str, Split], side: _Side) -> Iterator[Finding]:
         yield Finding(
             "missing-images",
             "error",
-            f"{len(absent)} cases of {_SPLITS_FILE} are not in imagesTr/",
+            f"{counted(len(absent), 'case')} of {_SPLITS_FILE} {agree(len(absent), 'are')} not in "
+            "imagesTr/",
             len(absent),
             tuple(absent[:5]),
             "add the files, or take their names out of the list",

@@ -17,6 +17,7 @@ from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
 from unet_pipeline.datasets.formats.layout import (
     SPLIT_NAMES,
+    agree,
     counted,
     image_folders,
     num_common,
@@ -99,7 +100,10 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     looked_for = "<id>/images/ with <id>/masks/, or images/ with masks/<id>/"
     refuse_folders(tree, images, masks, format_name="objects", looked_for=looked_for)
     entries, left_out = _without_masks_left_out(_entries(tree))
-    if not any(entry.names for entry in entries):
+    several = [entry for entry in entries if len(entry.images) > 1]
+    # images/ beside masks/ with a mask each: no folder belongs to one image alone
+    is_other = len(several) * 2 > len(entries) and recognise(tree) is None
+    if is_other or not any(entry.names for entry in entries):
         raise DatasetError(
             f"{tree.root}: no folder with one mask file for each object was found (looked for "
             "<id>/images/ with <id>/masks/, and for images/ with masks/<id>/)"
@@ -276,7 +280,8 @@ def _findings(entries: list[_Entry]) -> Iterator[Finding]:
         yield Finding(
             "unpaired-masks",
             "error",
-            f"{len(without_image)} of {len(entries)} folders of masks have no image",
+            f"{len(without_image)} of {counted(len(entries), 'folder')} of masks "
+            f"{agree(len(without_image), 'have')} no image",
             len(without_image),
             tuple(without_image[:5]),
             "put the image beside them, or remove these folders",
@@ -286,7 +291,8 @@ def _findings(entries: list[_Entry]) -> Iterator[Finding]:
         yield Finding(
             "ambiguous-images",
             "error",
-            f"{len(several)} of {len(entries)} folders hold more than one image for their masks",
+            f"{len(several)} of {counted(len(entries), 'folder')} "
+            f"{agree(len(several), 'hold')} more than one image for the masks",
             len(several),
             tuple(", ".join(entry.images[:2]) for entry in several[:5]),
             "keep the one that the masks were drawn over, each other image in a folder of its own",
@@ -296,8 +302,8 @@ def _findings(entries: list[_Entry]) -> Iterator[Finding]:
         yield Finding(
             "background-images",
             "note",
-            f"{len(empty)} of {len(entries)} images have no object files: they count as all "
-            "background",
+            f"{len(empty)} of {counted(len(entries), 'image')} {agree(len(empty), 'have')} no "
+            "object files: all background",
             len(empty),
             tuple(entry.images[0] for entry in empty[:5]),
         )

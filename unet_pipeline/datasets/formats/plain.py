@@ -21,6 +21,7 @@ from unet_pipeline.datasets.formats.layout import (
     IMAGE_AFFIXES,
     MASK_AFFIXES,
     Folder,
+    agree,
     any_of,
     choose,
     counted,
@@ -28,7 +29,7 @@ from unet_pipeline.datasets.formats.layout import (
     labels,
     num_common,
 )
-from unet_pipeline.datasets.formats.named_folders import named, no_images
+from unet_pipeline.datasets.formats.named_folders import named, no_images, refuse_exchanged
 from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS
 from unet_pipeline.datasets.manifest import Split, natural_key
@@ -72,6 +73,8 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     folders = [folder for folder in every if folder.files]
     if not folders:
         raise DatasetError(no_images(source))
+    if images and masks:
+        refuse_exchanged(images, masks)
     image_side = named(source, every, images, "image") if images else []
     mask_side = named(source, every, masks, "mask") if masks else []
     if {f.label for f in image_side} & {f.label for f in mask_side}:
@@ -144,9 +147,9 @@ def _in_one_folder(source: Path, folders: list[Folder]) -> Found:
         sentence = f"images ({kinds}) and masks ({mask_extension}) in one folder"
         return _paired(source, images, masks, keyed=True, sentence=sentence, left_out=[])
     raise DatasetError(
-        f"{source}: found {len(files)} images in {labels(folders)} but no masks; put them into "
-        "images/ and masks/, or beside the images as x_mask.png, or name the folders with "
-        "--images and --masks"
+        f"{source}: found {counted(len(files), 'image')} in {labels(folders)} but no masks; put "
+        "them into images/ and masks/, or beside the images as x_mask.png, or name the folders "
+        "with --images and --masks"
     )
 
 
@@ -264,7 +267,8 @@ def _unpaired(
             yield Finding(
                 code=f"unpaired-{kind}s",
                 severity="error",
-                message=f"{len(files)} of {num_pairs + len(files)} {kind}s have no {partner}",
+                message=f"{len(files)} of {counted(num_pairs + len(files), kind)} "
+                f"{agree(len(files), 'have')} no {partner}",
                 count=len(files),
                 examples=tuple(os.path.relpath(f.path, source) for f in files[:5]),
                 remedy="give both files of a pair the same name, name the folders with --images "

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats.class_list import read_class_list
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import counted, split_of
+from unet_pipeline.datasets.formats.layout import agree, counted, split_of
+from unet_pipeline.datasets.formats.table_text import WINDOWS, decoded, readable, spellings
 from unet_pipeline.datasets.images import MASK_EXTENSIONS, open_regular, read_bytes
 from unet_pipeline.datasets.manifest import FACTS_FILE, SPLITS, Split, natural_key
 from unet_pipeline.errors import DatasetError, UserError
@@ -75,7 +76,8 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
             "SOURCE (a column split tells train from test), or --format plain for the folders"
         )
     path = tree.path(tables[0])
-    columns, rows = _parse(read_bytes(path), path)
+    text, encoding = decoded(read_bytes(path), path)
+    columns, rows = _parse(text, path)
     faults = _Faults()
     good = list(_usable(rows, tree.root, faults, has_splits="split" in columns.used))
     pairs = _pairs(good, tree.root, faults)
@@ -84,11 +86,13 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     words = ", ".join(columns.used.values())
     sentence = f"{counted(len(pairs), 'pair')} listed in {path.name} (columns {words})"
     sentence += f"; splits: {named}" if named else ""
-    left_out = (f"left out: the columns {', '.join(columns.unused)}",) if columns.unused else ()
+    left_out = [f"left out: the columns {', '.join(columns.unused)}"] if columns.unused else []
+    if encoding == WINDOWS:
+        left_out.append(f"{path.name} is no UTF-8: it was read as Windows-1252 (Western European)")
     return Found(
         pairs,
         sentence,
-        left_out,
+        tuple(left_out),
         class_list=read_class_list(tree.root),
         findings=tuple(faults.findings(len(rows))),
     )
@@ -131,17 +135,16 @@ def _lists_pairs(path: Path) -> bool:
     try:
         with open_regular(path) as file:
             head = file.read(_HEAD)
-        whole = head if len(head) < _HEAD else head[: head.rfind(b"\n") + 1]
-        _, rows = _parse(whole, path)
+        whole = len(head) < _HEAD
+        text, _ = decoded(head, path, whole=whole)
+        _, rows = _parse(text if whole else text[: text.rfind("\n") + 1], path)
     except DatasetError:
         return False
     # image,label is also how classes of whole pictures are listed
     return any(row.cells["mask"].lower().endswith(MASK_EXTENSIONS) for row in rows)
 
 
-def _parse(content: bytes, path: Path) -> tuple[_Columns, list[_Row]]:
-    # Names of files need not be UTF-8; what they hold instead goes in unchanged
-    text = content.decode("utf-8-sig", "surrogateescape")
+def _parse(text: str, path: Path) -> tuple[_Columns, list[_Row]]:
     first = text.split("\n", 1)[0]
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     try:
@@ -201,12 +204,12 @@ class _Faults:
         self.rows.setdefault(code, []).append(row)
 
     def findings(self, total: int) -> Iterator[Finding]:
-        for code, (what, remedy) in _FAULTS.items():
+        for code, (verb, what, remedy) in _FAULTS.items():
             if rows := self.rows.get(code, []):
                 yield Finding(
                     code,
                     "error",
-                    f"{len(rows)} of {counted(total, 'row')} {what}",
+                    f"{len(rows)} of {counted(total, 'row')} {agree(len(rows), verb)} {what}",
                     len(rows),
                     tuple(rows[:5]),
                     remedy,
@@ -214,21 +217,24 @@ class _Faults:
 
 
 _FAULTS = {
-    "unpaired-images": ("have no mask", "fill the cells, or remove the rows"),
-    "unpaired-masks": ("have no image", "fill the cells, or remove the rows"),
+    "unpaired-images": ("have", "no mask", "fill the cells, or remove the rows"),
+    "unpaired-masks": ("have", "no image", "fill the cells, or remove the rows"),
     "missing-images": (
-        "name an image that does not exist",
+        "name",
+        "an image that does not exist",
         "paths are relative to the table, or absolute; add the files or correct the rows",
     ),
     "missing-masks": (
-        "name a mask that does not exist",
+        "name",
+        "a mask that does not exist",
         "paths are relative to the table, or absolute; add the files or correct the rows",
     ),
-    "repeated-images": ("name an image that an earlier row names", "keep one row an image"),
-    "repeated-ids": ("have the id of an earlier row", "give each row an id of its own"),
-    "unknown-splits": ("name a split that is none", "use train, val or test"),
+    "repeated-images": ("name", "an image that an earlier row names", "keep one row an image"),
+    "repeated-ids": ("have", "the id of an earlier row", "give each row an id of its own"),
+    "unknown-splits": ("name", "a split that is none", "use train, val or test"),
     "rows-without-split": (
-        "name no split, while others do",
+        "name",
+        "no split, while others do",
         "fill the cells, or empty the whole column to have the data divided",
     ),
 }
@@ -266,7 +272,7 @@ def _pairs(rows: list[_Usable], root: Path, faults: _Faults) -> tuple[Pair, ...]
     """The pairs in natural order of their ids: those of the table, or the paths of the images."""
     inside = all(row.image.is_relative_to(root) for row in rows)
     base = root if inside else Path(os.path.commonpath([row.image.parent for row in rows]))
-    derived = [PurePosixPath(row.image.relative_to(base)) for row in rows]
+    derived = [PurePosixPath(readable(row.image.relative_to(base))) for row in rows]
     stems = Counter(path.with_suffix("") for path in derived)
     pairs: dict[str, Pair] = {}
     for usable, path in zip(rows, derived, strict=True):
@@ -292,7 +298,7 @@ class _Folders:
         """The file that a cell names, None where there is none; a\\b is a/b of Windows."""
         if not cell:
             return None
-        for name in dict.fromkeys((cell, cell.replace("\\", "/"))):
+        for name in dict.fromkeys(spellings(cell)):
             path = Path(os.path.normpath(self._root / name))
             if path.parent not in self._names:
                 self._names[path.parent] = _names_in(path.parent)

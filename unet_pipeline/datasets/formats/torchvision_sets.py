@@ -28,7 +28,7 @@ from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import voc
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Found, Pair, list_tree
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.images import read_bytes
 from unet_pipeline.datasets.manifest import SPLITS, Split, natural_key
 from unet_pipeline.errors import UserError
@@ -240,7 +240,7 @@ def _missing(kind: str, names: list[str]) -> Finding:
     return Finding(
         f"missing-{kind}s",
         "error",
-        f"{len(names)} listed {kind}s are not there",
+        f"{counted(len(names), f'listed {kind}')} {agree(len(names), 'are')} not there",
         len(names),
         tuple(names[:5]),
         "remove the folder to have all fetched again, or take the names out of the lists",

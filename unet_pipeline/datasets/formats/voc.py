@@ -16,7 +16,7 @@ from unet_pipeline.classes import MaskValue
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
 from unet_pipeline.datasets.formats.pairs import about_splits
 from unet_pipeline.datasets.formats.voc_lists import read_lists
@@ -158,7 +158,8 @@ def _missing(
             yield Finding(
                 f"missing-{kind}s",
                 "error",
-                f"{len(absent)} listed {kind}s are not in {folder}/",
+                f"{counted(len(absent), f'listed {kind}')} {agree(len(absent), 'are')} not in "
+                f"{folder}/",
                 len(absent),
                 tuple(absent[:5]),
                 "add the files, or take their names out of the lists",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats.contract import Tree
-from unet_pipeline.datasets.formats.layout import SPLIT_NAMES
+from unet_pipeline.datasets.formats.layout import SPLIT_NAMES, agree, counted
 from unet_pipeline.datasets.images import read_bytes
 from unet_pipeline.datasets.manifest import Split
 from unet_pipeline.errors import DatasetError
@@ -59,7 +59,10 @@ def _in_several_splits(twice: list[str], total: int) -> tuple[Finding, ...]:
     ids = tuple(dict.fromkeys(twice))
     if not ids:
         return ()
-    message = f"{len(ids)} of {total} images are in the lists of several splits"
+    message = (
+        f"{len(ids)} of {counted(total, 'image')} {agree(len(ids), 'are')} in the lists of several "
+        "splits"
+    )
     remedy = "keep each in one list"
     return (Finding("in-several-splits", "error", message, len(ids), ids[:5], remedy),)
 

@@ -17,8 +17,8 @@ from unet_pipeline.datasets.formats.class_list import read_class_list
 from unet_pipeline.datasets.formats.class_numbers import number_classes, numbered_classes
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
 from unet_pipeline.datasets.formats.faults import SHAPE_KINDS, Faults, Kind, fault_findings
-from unet_pipeline.datasets.formats.layout import counted, pictures, split_of_path
-from unet_pipeline.datasets.formats.named_folders import folders_of_images, refuse_masks
+from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
 from unet_pipeline.datasets.formats.yolo_config import (
     Config,
@@ -26,6 +26,7 @@ from unet_pipeline.datasets.formats.yolo_config import (
     class_count,
     configured_images,
     find_config,
+    images_of_folders,
 )
 from unet_pipeline.datasets.formats.yolo_labels import (
     Outline,
@@ -40,9 +41,7 @@ from unet_pipeline.datasets.shapes import Drawing, largest_first
 from unet_pipeline.errors import DatasetError
 
 _KINDS = {
-    "broken-lines": Kind(
-        "line", "that holds something else than numbers, left out", "correct the lines"
-    ),
+    "broken-lines": Kind("line", "with something else than numbers, left out", "correct the lines"),
     **SHAPE_KINDS,
     "unpaired-labels": Kind(
         "label file",
@@ -90,9 +89,9 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     refuse_masks(masks, "YOLO")
     config = find_config(tree)
     if config and images is None:
-        listing = configured_images(config)
+        listing = configured_images(config, tree)
     else:
-        listing = Listing(_images_of_folders(tree, images), [], [])
+        listing = Listing(images_of_folders(tree, images), [], [])
     faults: Faults = defaultdict(list)
     labels, bare = _labels(tree, listing.splits)
     used = [
@@ -119,14 +118,6 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
 
 
 # ---- images and outlines ------------------------------------------------------------------------
-
-
-def _images_of_folders(tree: Tree, images: str | None) -> dict[Path, Split | None]:
-    """The images of the folders, in the splits that their names say."""
-    return {
-        Path(os.path.normpath(path)): split_of_path(folder.parts)
-        for folder, path in pictures(folders_of_images(tree, images))
-    }
 
 
 def _labels(

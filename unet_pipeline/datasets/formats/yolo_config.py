@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ import yaml
 
 from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats.contract import Tree, list_tree
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.formats.layout import agree, counted, pictures, split_of_path
+from unet_pipeline.datasets.formats.named_folders import folders_of_images
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, read_bytes
-from unet_pipeline.datasets.manifest import Split
+from unet_pipeline.datasets.manifest import SPLITS, Split
 from unet_pipeline.errors import DatasetError
 
 _SPLIT_KEYS: dict[Split, tuple[str, ...]] = {
@@ -84,14 +85,23 @@ def class_count(config: Config) -> Iterator[Finding]:
         )
 
 
-def configured_images(config: Config) -> Listing:
+def images_of_folders(tree: Tree, images: str | None) -> dict[Path, Split | None]:
+    """The images of the folders, in the splits that their names say; images: a folder of them."""
+    return {
+        Path(os.path.normpath(path)): split_of_path(folder.parts)
+        for folder, path in pictures(folders_of_images(tree, images))
+    }
+
+
+def configured_images(config: Config, tree: Tree) -> Listing:
     """The images that the YAML file names, each in the first split that names it.
 
-    All in no split, where train and val are the same or train stands alone. Raises `DatasetError`
+    Of a split whose places are not there, the images of the folders that are called like it. All
+    in no split, where train and val are the same or train stands alone. Raises `DatasetError`
     where none of them exists.
     """
     findings: list[Finding] = []
-    missing: list[str] = []
+    missing: dict[Split, list[str]] = {}
     named_in: dict[Split, dict[Path, None]] = {}
     for split, keys in _SPLIT_KEYS.items():
         entries: Any = next((config.content[key] for key in keys if config.content.get(key)), [])
@@ -100,26 +110,50 @@ def configured_images(config: Config) -> Listing:
             if found:
                 named_in.setdefault(split, {}).update(found)
             else:
-                missing.append(f"{split}: {entry}")
+                missing.setdefault(split, []).append(f"{split}: {entry}")
     if missing:
-        train = any(entry.startswith("train") for entry in missing)
-        findings.append(
-            Finding(
-                "missing-folders",
-                "error" if train else "warning",
-                f"{config.name} names {counted(len(missing), 'place')} without images",
-                len(missing),
-                tuple(missing[:5]),
-                f"correct the paths in {config.name}, or name the folder with --images",
-            )
-        )
+        instead = _by_folder(tree, missing, named_in)
+        findings.append(_not_there(config, missing, instead))
+        named_in |= instead
     if not named_in:
+        places = name_five([place for places in missing.values() for place in places])
         raise DatasetError(
-            f"{config.path}: none of the images that it names exist ({name_five(missing)}); "
+            f"{config.path}: none of the images that it names exist ({places}); "
             "correct the paths, or name the folder with --images"
         )
+    named_in = {split: named_in[split] for split in SPLITS if split in named_in}
     splits, left_out = _divide(config, named_in, findings)
     return Listing(splits, left_out, findings)
+
+
+def _by_folder(
+    tree: Tree, missing: Iterable[Split], named_in: Mapping[Split, Iterable[Path]]
+) -> dict[Split, dict[Path, None]]:
+    """The images of the splits that are missing, by the names of the folders of `tree`."""
+    taken = {path for paths in named_in.values() for path in paths}
+    free = {path: said for path, said in images_of_folders(tree, None).items() if path not in taken}
+    return {
+        split: paths
+        for split in missing
+        if split not in named_in
+        and (paths := dict.fromkeys(path for path, said in free.items() if said == split))
+    }
+
+
+def _not_there(
+    config: Config, missing: Mapping[Split, list[str]], instead: Mapping[Split, Iterable[Path]]
+) -> Finding:
+    places = [place for places in missing.values() for place in places]
+    by_folder = [split for split in missing if split in instead]
+    told = f"; {' and '.join(by_folder)} taken by the names of the folders" if by_folder else ""
+    return Finding(
+        "missing-folders",
+        "error" if "train" in missing and "train" not in instead else "warning",
+        f"{config.name} names {counted(len(places), 'place')} without images{told}",
+        len(places),
+        tuple(places[:5]),
+        f"correct the paths in {config.name}, or name the folder with --images",
+    )
 
 
 def _divide(
@@ -162,7 +196,7 @@ def _images_at(config: Config, entry: str, findings: list[Finding]) -> Iterator[
     here = config.path.parent
     told = config.content.get("path")
     base = _existing(told, [here]) if isinstance(told, str) else here
-    place = _existing(entry, [base, here] if base else [here])
+    place = _existing(entry, [base, here] if base else [here], keep_split=True)
     if place is None:
         return
     if place.is_dir():
@@ -178,7 +212,8 @@ def _images_at(config: Config, entry: str, findings: list[Finding]) -> Iterator[
             Finding(
                 "missing-images",
                 "error",
-                f"{len(absent)} of {len(paths)} images in {place.name} do not exist",
+                f"{len(absent)} of {counted(len(paths), 'image')} in {place.name} "
+                f"{agree(len(absent), 'do')} not exist",
                 len(absent),
                 tuple(absent[:5]),
                 f"correct the paths in {place.name}, or take them out",
@@ -186,15 +221,19 @@ def _images_at(config: Config, entry: str, findings: list[Finding]) -> Iterator[
         )
 
 
-def _existing(told: str, bases: Sequence[Path]) -> Path | None:
+def _existing(told: str, bases: Sequence[Path], *, keep_split: bool = False) -> Path | None:
     """Where the path `told` leads from the first of `bases` where it leads anywhere.
 
     Of a path of another machine, and of one that leads too far up, the longest end that exists.
+    keep_split: the end must say the split that the whole says; images/ of ../train/images may hold
+        all of them.
     """
     parts = PurePosixPath(PureWindowsPath(told).as_posix()).parts
     foreign = bool(parts) and (parts[0] in ("/", "..") or ":" in parts[0])
     starts = range(len(parts) if foreign else 1)
     for start in starts:
+        if keep_split and split_of_path(parts[start:]) != split_of_path(parts):
+            continue
         for base in bases:
             with contextlib.suppress(OSError, ValueError):  # no name for a file
                 if (path := base.joinpath(*parts[start:])).exists():

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from unet_pipeline.datasets.formats.contract import Tree, list_tree
 from unet_pipeline.datasets.formats.faults import Faults, ring_of
+from unet_pipeline.datasets.formats.placement import note_place
 from unet_pipeline.datasets.images import probe, read_bytes
 from unet_pipeline.datasets.manifest import natural_key
 from unet_pipeline.datasets.shapes import Polygon
 from unet_pipeline.errors import DatasetError
-
-_TOLERANCE = 2.0  # pixels that a corner may lie outside the picture
 
 Outline = tuple[int, Polygon]
 """The class number of a line, and its polygon, still of mask value 0."""
@@ -123,14 +122,23 @@ def read_outlines(
             continue
         try:
             outline = _outline(numbers, size.width, size.height)
+            if classes is not None and outline[0] not in classes:
+                faults["unknown-categories"].append(f"{where}: class {outline[0]}")
+                continue
+            _note_place(outline[1], (size.height, size.width), where, faults)
         except ValueError as error:
             faults["broken-shapes"].append(f"{where}: {error}")
             continue
-        if classes is not None and outline[0] not in classes:
-            faults["unknown-categories"].append(f"{where}: class {outline[0]}")
-            continue
         outlines.append(outline)
     return outlines
+
+
+def _note_place(polygon: Polygon, size: tuple[int, int], where: str, faults: Faults) -> None:
+    try:
+        note_place(polygon, size, where, faults)
+    except ValueError as error:
+        hint = "the corners of a line are fractions of its width and height, from 0 to 1"
+        raise ValueError(f"{error} ({hint})") from error
 
 
 def _lines(label: Path) -> list[tuple[int, list[str]]]:
@@ -158,10 +166,4 @@ def _outline(numbers: list[float], width: int, height: int) -> Outline:
     if label < 0 or not label.is_integer():
         raise ValueError(f"{label:g} is no class number")
     ring = tuple(c * (height if i % 2 else width) for i, c in enumerate(ring_of(corners)))
-    for i, c in enumerate(ring):
-        if not -_TOLERANCE <= c <= (height if i % 2 else width) + _TOLERANCE:
-            raise ValueError(
-                f"the coordinate {corners[i]:g} lies outside the picture (fractions of its width "
-                "and height are from 0 to 1)"
-            )
     return int(label), Polygon(0, (ring,))

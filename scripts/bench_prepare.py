@@ -14,7 +14,7 @@ import argparse
 import functools
 import io
 import multiprocessing
-import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,15 +29,19 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from unet_pipeline.config import DataSettings
+from unet_pipeline.datasets.doctor import Diagnosis, examine
 from unet_pipeline.datasets.encoders import encode_png
-from unet_pipeline.datasets.formats import Pair
+from unet_pipeline.datasets.formats import Found, Pair
 from unet_pipeline.datasets.formats.catalogue import find_pairs
 from unet_pipeline.datasets.images import (
     decode_image,
     decode_mask,
     read_bytes,
 )
-from unet_pipeline.datasets.scan import ScanStore, scan_pairs
+from unet_pipeline.datasets.scan import ScanStore
+from unet_pipeline.datasets.threads import num_cores
+from unet_pipeline.stages.opening import index_options
 
 
 def make_pair(folder: Path, number: int, *, side: int) -> Pair:
@@ -77,14 +81,17 @@ def decode_all(pairs: Sequence[Pair]) -> float:
         return seconds(lambda: list(pool.map(decode, pairs, chunksize=8)))
 
 
-def check_all(pairs: Sequence[Pair], cache: Path) -> None:
+def check_all(pairs: Sequence[Pair], cache: Path) -> Diagnosis:
+    """All that `unet prepare --check` does with pairs that are found, but for showing it."""
+    data = DataSettings()
     with ScanStore(cache) as store:
-        for _ in scan_pairs(pairs, store=store):
-            pass
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return examine(
+            Found(tuple(pairs), "made for the occasion"),
+            source=cache,
+            name="bench",
+            options=index_options(data),
+            store=store,
+        )
 
 
 def seconds(compute: Callable[[], object]) -> float:
@@ -147,14 +154,13 @@ def measure(folder: Path, count: int) -> None:
     pairs = [Pair(name, folder / f"{name}.jpg", folder / f"{name}.png") for name in names]
     for pair in pairs:  # paths keep their text once somebody has asked for it
         str(pair.image), str(pair.mask)
-    listed = highest = process.memory_info().rss
-    scans = []
-    with tempfile.TemporaryDirectory() as cache, ScanStore(Path(cache)) as store:
-        for scan in scan_pairs(pairs, store=store):
-            scans.append(scan)
-            if len(scans) % 100 == 0:
-                highest = max(highest, process.memory_info().rss)
-    print(listed, process.memory_info().rss, highest)
+    listed = process.memory_info().rss
+    with tempfile.TemporaryDirectory() as cache:
+        diagnosis = check_all(pairs, Path(cache))
+        checked = process.memory_info().rss
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert len(diagnosis.samples) == count
+    print(listed, checked, highest)
 
 
 def main() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet_pipeline.classes import Classes, nearest_values, pack_value
+from unet_pipeline.classes import IGNORE_INDEX, Classes, nearest_values, pack_value
 from unet_pipeline.datasets.images import Color, Encoding
 from unet_pipeline.datasets.value_histograms import Numbering, find_numbering, void_value
 
@@ -134,6 +135,13 @@ def snapping(table: ValueTable, classes: Classes) -> tuple[int, float]:
     return table.num_pixels - exact, float(away.max(initial=0))
 
 
+@functools.lru_cache(maxsize=4)
+def _indices(classes: Classes) -> dict[int, int]:
+    """The class index of each mask value, colours packed."""
+    index_of = {pack_value(value): k for k, value in enumerate(classes.values)}
+    return index_of | {pack_value(value): IGNORE_INDEX for value in classes.ignore_values}
+
+
 def class_pixels(mask: MaskScan, classes: Classes) -> dict[int, int]:
     """The pixels of each class index of one mask, `IGNORE_INDEX` included; absent ones left out.
 
@@ -141,11 +149,14 @@ def class_pixels(mask: MaskScan, classes: Classes) -> dict[int, int]:
     list, the rest counts as `other`; where values are snapped, it is left out.
     """
     counts = keyed_counts(mask, classes.encoding)
-    indices, away = nearest_values(classes, np.array(sorted(counts)))
+    index_of = _indices(classes)
+    if classes.snap:
+        keys = sorted(counts)
+        index_of = dict(zip(keys, nearest_values(classes, np.array(keys))[0].tolist(), strict=True))
     pixels: dict[int, int] = {}
-    for key, index, distance in zip(sorted(counts), indices.tolist(), away, strict=True):
-        if distance == 0 or classes.snap:
-            pixels[index] = pixels.get(index, 0) + counts[key]
+    for key, count in counts.items():
+        if key in index_of:
+            pixels[index_of[key]] = pixels.get(index_of[key], 0) + count
     if classes.other is not None:
         rest = mask.height * mask.width - sum(pixels.values())
         if rest:

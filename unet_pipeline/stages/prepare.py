@@ -67,6 +67,8 @@ class CheckedSource:
 
     def raise_for_errors(self) -> None:
         """Raise `DatasetError` where training would be wrong."""
+        if [finding.code for finding in self.diagnosis.errors] == ["not-recognised"]:
+            raise DatasetError(self.diagnosis.errors[0].message)
         if self.diagnosis.errors:
             codes = ", ".join(finding.code for finding in self.diagnosis.errors)
             raise DatasetError(f"{self.source}: {verdict(self.diagnosis.findings)} ({codes})")

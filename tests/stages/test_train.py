@@ -481,7 +481,7 @@ def test_a_dataset_of_one_image_is_told_by_prepare_and_refused_by_train(
         Path("one", name).mkdir(parents=True)
         Image.fromarray(rng.integers(0, 2, (9, 9), dtype=np.uint8)).save(f"one/{name}/a.png")
     assert cli.run(["prepare", "one"]) == 0
-    assert "has no val samples" in capsys.readouterr().err
+    assert "there are no val samples" in capsys.readouterr().err
     assert cli.run(["train", "--data", "data/one"]) == 4
     assert "add images" in errors_of(capsys)
 

@@ -15,7 +15,7 @@ from unet_pipeline.config import TrainConfig
 from unet_pipeline.datasets import loaders
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
 from unet_pipeline.datasets.points import PointSampler
-from unet_pipeline.datasets.transforms import build_transform
+from unet_pipeline.datasets.transforms import Transform, build_transform
 from unet_pipeline.errors import UserError
 from unet_pipeline.models import (
     ModelCard,
@@ -79,6 +79,19 @@ def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
         cache=cache,
         autocast_dtype=autocast_dtype,
     )
+
+
+def try_parts(config: TrainConfig, manifest: Manifest) -> None:
+    """Raise what `build_parts` would for loss, network and augmentation; keep nothing.
+
+    The optimizer, whose options are checked already, is left out: to make one, torch loads its
+    compiler, two seconds of a dry run. So are images.
+    """
+    build_loss(config, manifest.facts)
+    seed_everything(config.runtime.seed)
+    place(build_segmenter(config, manifest.facts), choose_device(config.runtime.device))
+    precision_of(config, choose_device(config.runtime.device))
+    _build_transform(config, manifest.facts)
 
 
 def without_pretrained(config: TrainConfig) -> TrainConfig:
@@ -167,12 +180,7 @@ def _build_loader(
     config: TrainConfig, manifest: Manifest, cache: loaders.DecodedCache, *, pin_memory: bool
 ) -> loaders.TrainLoader:
     facts, samples = manifest.facts, manifest.split("train")
-    transform = build_transform(
-        config.transforms.name,
-        config.transforms.options,
-        image_size=decided(config.training.image_size),
-        value_range=facts.value_range,
-    )
+    transform = _build_transform(config, facts)
     num_pixels, balance = config.training.num_pixels, config.training.balance
     sampler = PointSampler(num_pixels, decided(balance)) if num_pixels else None
     if config.runtime.workers:  # filled before they start, it is shared by all of them
@@ -195,4 +203,13 @@ def _build_loader(
         cache=cache,
         point_sampler=sampler,
         pin_memory=pin_memory,
+    )
+
+
+def _build_transform(config: TrainConfig, facts: DatasetFacts) -> Transform:
+    return build_transform(
+        config.transforms.name,
+        config.transforms.options,
+        image_size=decided(config.training.image_size),
+        value_range=facts.value_range,
     )

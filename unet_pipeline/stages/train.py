@@ -38,7 +38,7 @@ from unet_pipeline.stages.assembly import (
     decided,
     format_plan,
 )
-from unet_pipeline.stages.building import build_parts, without_pretrained
+from unet_pipeline.stages.building import build_parts, try_parts, without_pretrained
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.session import (
     Reached,
@@ -185,10 +185,8 @@ def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
     manifest = open_data(config.data, splits=("train", "val"))
     config, decisions = complete_config(config, manifest)
-    tree = config.model_dump()
-    tree["runtime"]["workers"] = 0  # workers would have all images decoded for them
     with memory_errors(SMALLER):
-        build_parts(TrainConfig.model_validate(tree), manifest)
+        try_parts(config, manifest)
     return PlannedRun(config, format_plan(config, manifest, decisions))
 
 

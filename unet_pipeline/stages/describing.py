@@ -16,9 +16,7 @@ from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.found_classes import show_value
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-_MOST_VALUES = (
-    40  # rows of the table of mask values, those of most pixels
-)
+_MOST_VALUES = 40  # rows of the table of mask values, those of most pixels
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:

@@ -237,8 +237,9 @@ class PrepareConfig(Settings):
         description="Write a repaired copy to --output: upright images, indexed PNG masks, without "
         "the pairs that cannot be used. The source stays as it is.",
     )
-    export: Literal["plain", "coco", "yolo", "nnunet"] | None = Field(
-        None, description="Write the dataset to --output in this format: plain, coco, yolo, nnunet."
+    export: str | None = Field(
+        None,
+        description="Write the dataset to --output in another format: plain, coco, yolo or nnunet.",
     )
     tile: Annotated[int, Field(ge=16)] | None = Field(
         None, description="Cut images into tiles of this side; those of an image share its split."

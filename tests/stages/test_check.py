@@ -239,3 +239,15 @@ def test_classes_that_only_val_has_are_an_error(capsys: pytest.CaptureFixture[st
                 (folder / f"{n}.png").write_bytes(encode_png(array))
     assert cli.run(["prepare", "cells", "--check"]) == 4
     assert "classes-absent-from-train" in capsys.readouterr().err
+
+
+def test_names_of_groups_are_seen_where_only_val_is_drawn(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for n in range(16):
+        split = "test" if n < 4 else "train"
+        name = f"patient{n // 4:02d}_slice{n % 4:02d}.png"
+        sources.save(Path("cells", split, "images", name), sources.image_of(n))
+        sources.save(Path("cells", split, "masks", name), sources.mask_of(n))
+    assert cli.run(["prepare", "cells", "--check"]) == 0
+    assert "[probable-groups]" in capsys.readouterr().out

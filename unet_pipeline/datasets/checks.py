@@ -118,8 +118,8 @@ def exif_disagrees(scans: Sequence[PairScan]) -> Iterator[Finding]:
             "by size alone both ways fit",
             len(some),
             tuple(s.pair.sample_id for s in some[:5]),
-            "look at their overlays in report.html; if masks are turned, remove the EXIF "
-            "orientation of these images",
+            "look at their overlays in the report.html of `unet prepare`; if masks are turned, "
+            "remove the EXIF orientation of these images",
         )
 
 
@@ -341,9 +341,9 @@ def leaking_groups(
     ids: Sequence[str], *, grouped: bool, given: Sequence[Split | None]
 ) -> Iterator[Finding]:
     """Names that look like pieces of one thing, which a random split would part."""
-    if grouped or any(given):
+    if grouped or {"train", "val"} <= set(given):
         return
-    hint = probable_groups(ids)
+    hint = probable_groups([i for i, g in zip(ids, given, strict=True) if g in (None, "train")])
     if hint is not None:
         yield Finding(
             "probable-groups",

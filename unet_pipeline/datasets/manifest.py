@@ -66,7 +66,11 @@ class ImageSize(pydantic.BaseModel):
 
 
 class ObjectSizes(pydantic.BaseModel):
-    """The connected objects of one class in the training masks; areas in pixels."""
+    """The objects of one class in the training masks; areas in pixels.
+
+    Connected pixels, or those of one number where masks number their objects. median_area: the
+    median of the images' medians, each as often as it has objects.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -143,9 +147,9 @@ class Manifest:
     def fold(self, number: int) -> Self:
         """The dataset in which fold `number` validates and all other folds train.
 
-        Test samples stay what they are, samples without a fold train. The facts are those of the
-        samples that train now; percentiles and objects are not known for a fold. Folds of the
-        result can be taken again.
+        Test samples stay what they are, samples without a fold train. The facts are those that
+        `prepare` took of the other folds, whatever was edited since; percentiles and objects are
+        not known for a fold. Folds of the result can be taken again.
         Raises `UserError` where there is no such fold.
         """
         count = len(self.facts.folds)

@@ -1,7 +1,9 @@
 """cross_validate: one training a fold of a prepared dataset -> one table, with mean and spread.
 
 Each fold is a run like any other, nested in one that holds the table. Every sample that is not held
-out for the test is scored once, by a model that has not seen it.
+out for the test is scored once, by a model that was not trained on it; but of each training that
+model is kept which was best on its fold, so the figures are a little too good. Those of the test
+split are not.
 """
 
 from __future__ import annotations

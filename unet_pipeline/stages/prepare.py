@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unet_pipeline.catalogue import lookup
 from unet_pipeline.config import DataSettings, PrepareConfig
 from unet_pipeline.datasets.doctor import Diagnosis, examine
+from unet_pipeline.datasets.exports import EXPORTS
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.formats.torchvision_sets import (
@@ -207,6 +209,8 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
     if config.fix and (config.export or config.tile):
         other = "--export" if config.export else "--tile"
         raise UserError(f"--fix and {other} each write a copy: run one after the other")
+    if config.export:
+        lookup(EXPORTS, config.export, kind="export")
     if config.export and (config.tile or is_torchvision(path or "")):
         raise UserError("--export writes what lies in files: prepare first, then --export that")
     if config.export and output.is_dir() and any(output.iterdir()):

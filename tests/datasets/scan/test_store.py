@@ -75,6 +75,21 @@ def test_a_second_run_opens_no_file(tmp_path: Path, reads: dict[str, list[str]])
     assert reads["opened"] == []
 
 
+def test_values_to_be_kept_matter_only_where_there_are_too_many(
+    tmp_path: Path, reads: dict[str, list[str]]
+) -> None:
+    pairs = write_pairs(tmp_path / "data")
+    read_all(pairs, tmp_path / "cache")
+    many = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    (tmp_path / "data" / "0_mask.png").write_bytes(encode_png(np.resize(many, (24, 30))))
+    os.utime(tmp_path / "data" / "0_mask.png", (1e9, 1e9))
+    read_all(pairs, tmp_path / "cache")
+    reads["decoded"].clear()
+    scans = read_all(pairs, tmp_path / "cache", keep=[599])
+    assert reads["decoded"] == ["0_mask.png"]
+    assert scans[0].mask.counts[599] == 1
+
+
 def test_a_touched_file_is_read_and_not_decoded(tmp_path: Path, reads: Any) -> None:
     pairs = write_pairs(tmp_path / "data")
     first = read_all(pairs, tmp_path / "cache")
@@ -122,14 +137,6 @@ def test_a_link_to_a_folder_is_the_folder(tmp_path: Path, reads: dict[str, list[
     linked = Pair("0", tmp_path / "link" / "0.png", tmp_path / "link" / "0_mask.png")
     read_all([linked], tmp_path / "cache")
     assert reads["opened"] == []
-
-
-def test_other_values_to_keep_are_counted_anew(tmp_path: Path, reads: Any) -> None:
-    pairs = write_pairs(tmp_path / "data", 1)
-    read_all(pairs, tmp_path / "cache")
-    reads["decoded"].clear()
-    read_all(pairs, tmp_path / "cache", keep=(17,))
-    assert reads["decoded"] == ["0_mask.png"]
 
 
 def test_another_version_of_the_scan_reads_anew(

@@ -121,11 +121,21 @@ def _recall(pairs: Sequence[Pair], store: ScanStore, keep: Sequence[int]) -> _Ba
         for role, source in _parts(pair):
             row = None
             if isinstance(source, Path):
-                row = store.recall(source, topic_of(role, source, keep))
+                row = store.recall(source, topic_of(role, source))
+                if row is not None and _is_cut(role, row[1], keep):
+                    row = store.recall(source, topic_of(role, source, keep))
             batch.known.append(None if row is None else _Known(*row))
             if row is None:
                 batch.questions.append(Question(role, source))
     return batch
+
+
+def _is_cut(role: Role, record: bytes, keep: Sequence[int]) -> bool:
+    """Whether a mask has so many values that it matters which of them were to be kept."""
+    if role == "image" or not keep:
+        return False
+    scan = MaskScan.from_bytes(record, b"")
+    return scan.num_values > len(scan.counts)
 
 
 def _complete(
@@ -146,7 +156,8 @@ def _complete(
                 facts.append(answer)
                 continue
             place = source if isinstance(source, Path) else None
-            store.add(topic_of(role, source, keep), place, answer)
+            kept = keep if _is_cut(role, answer.record, keep) else ()
+            store.add(topic_of(role, source, kept), place, answer)
             facts.append(_Known(answer.key, answer.record))
         yield _judge(pair, facts)
 

@@ -184,7 +184,7 @@ def _on_grid(train: _Training, low: float, high: float, num_steps: int) -> list[
     merged = np.zeros((train.in_channels, num_steps), dtype=np.int64)
     for scan in train.scans:
         counts = train.histogram(scan)
-        if counts is None:  # the cache was damaged in the last seconds
+        if counts is None:  # the file is gone since it was read
             continue
         exact = scan.image.dtype == "uint8"
         ends = (0.0, 255.0) if exact else (scan.image.low, scan.image.high)

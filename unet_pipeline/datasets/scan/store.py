@@ -24,7 +24,7 @@ import platformdirs
 from unet_pipeline.datasets.scan import tables
 from unet_pipeline.datasets.scan.content import stamp_of
 from unet_pipeline.datasets.scan.pixels import Picture
-from unet_pipeline.datasets.scan.reading import Find, Reading, topic_of
+from unet_pipeline.datasets.scan.reading import Find, Reading, read_part, topic_of
 from unet_pipeline.datasets.scan.records import PairScan
 
 logger = logging.getLogger(__name__)
@@ -118,13 +118,13 @@ class ScanStore:
     def histogram(self, scan: PairScan) -> npt.NDArray[np.int64] | None:
         """Pixels (C, 256) of the image at each step from its lowest to its highest value.
 
-        For uint8 from 0 to 255. None where it was lost.
+        For uint8 from 0 to 255. Read anew where the cache has lost it; None where the file is gone.
         """
         picture = self._picture(scan)
         return None if picture is None else picture.histogram
 
     def thumbnail(self, scan: PairScan) -> npt.NDArray[np.uint8] | None:
-        """The image in grey, 16x16; None where it was lost."""
+        """The image in grey, 16x16; None where it was lost and the file is gone."""
         picture = self._picture(scan)
         return None if picture is None else picture.thumbnail
 
@@ -193,7 +193,11 @@ class ScanStore:
             content = None if sealed is None else tables.unseal(sealed)
             if content is not None:
                 return Picture.from_bytes(content)
-        return None
+        # Damaged since, or thrown out by another process: measured once more
+        again = read_part("image", scan.pair.image, (), lambda _, __: None)
+        if isinstance(again, str) or again.picture is None or again.key != scan.image.key:
+            return None
+        return Picture.from_bytes(again.picture)
 
     def _place(self, path: Path) -> bytes:
         """The real path of a file, as bytes: not every name is text."""

@@ -11,7 +11,7 @@ from tests.datasets.mask_cases import scan, table
 from unet_pipeline.classes import Classes
 from unet_pipeline.datasets.images import MaskPixels
 from unet_pipeline.datasets.scan.pixels import scan_mask
-from unet_pipeline.datasets.value_table import class_pixels
+from unet_pipeline.datasets.value_table import ClassPixelRows, class_pixels
 
 
 def test_values_are_counted_with_the_masks_that_hold_them() -> None:
@@ -63,3 +63,11 @@ def test_pixels_of_classes_agree_with_the_indices(options: dict[str, Any]) -> No
     indices, numbers = np.unique(found.to_indices(values, source="m"), return_counts=True)
     expected = dict(zip(indices.tolist(), numbers.tolist(), strict=True))
     assert class_pixels(scan_mask(MaskPixels(values)), found) == expected
+
+
+def test_rows_of_class_pixels_come_back_as_they_went_in() -> None:
+    rows = [{0: 5, 2: 2**40}, {}, {255: 1}, {0: 7, 2: 9}]
+    kept = ClassPixelRows(iter(rows))
+    assert (len(kept), list(kept), kept[-1], list(kept[1:3])) == (4, rows, rows[3], rows[1:3])
+    with pytest.raises(IndexError):
+        kept[4]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from unet_pipeline.classes import IGNORE_INDEX, Classes
 from unet_pipeline.datasets.findings import Finding, Severity
 from unet_pipeline.datasets.groups import probable_groups
 from unet_pipeline.datasets.manifest import SPLITS, Sample, Split
 from unet_pipeline.datasets.scan import BadPair, ImageScan, MaskScan, PairScan
-from unet_pipeline.datasets.value_table import ValueTable, snapping
-
-ClassPixels = Mapping[int, int]
-"""The pixels of each class index of one mask, as `class_pixels` gives them."""
+from unet_pipeline.datasets.value_table import (
+    ClassPixels,
+    ValueTable,
+    class_totals,
+    snapping,
+)
 
 RARE_CLASS = 0.001
 """Share of the pixels below which a class is hardly ever learned without class weights."""
@@ -302,7 +304,7 @@ def absent_classes(
     """Classes without a single pixel in a split."""
     totals = {
         part: class_totals(
-            [c for c, own in zip(pixels, splits, strict=True) if own == part], classes
+            (c for c, own in zip(pixels, splits, strict=True) if own == part), classes
         )
         for part in SPLITS
         if part in splits
@@ -403,14 +405,6 @@ def parted_groups(groups: Sequence[str], parts: Sequence[str]) -> Iterator[Findi
             tuple(parted[:5]),
             "move each group to one split in samples.csv, or give the data without splits",
         )
-
-
-def class_totals(pixels: Iterable[ClassPixels], classes: Classes) -> list[int]:
-    """Pixels of each class over several masks; void is left out."""
-    totals = Counter[int]()
-    for counts in pixels:
-        totals.update(counts)
-    return [totals[k] for k in range(classes.num_classes)]
 
 
 def _size(scan: ImageScan | MaskScan) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,7 +39,13 @@ from unet_pipeline.datasets.splits import (
     merge_duplicates,
 )
 from unet_pipeline.datasets.threads import in_threads
-from unet_pipeline.datasets.value_table import ValueTable, class_pixels, count_values
+from unet_pipeline.datasets.value_table import (
+    ClassPixelRows,
+    ClassPixels,
+    ValueTable,
+    class_pixels,
+    count_values,
+)
 from unet_pipeline.errors import DatasetError
 
 
@@ -87,7 +93,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     table: ValueTable | None = None
     classes: Classes | None = None
-    pixels: tuple[checks.ClassPixels, ...] = ()
+    pixels: Sequence[ClassPixels] = ()
     facts: DatasetFacts | None = None
     samples: tuple[Sample, ...] = ()
     turned: Mapping[str, int] = field(default_factory=dict)
@@ -230,7 +236,7 @@ def _with_classes(diagnosis: Diagnosis, source: Path, options: Options) -> Diagn
         finding = Finding("mask-values", "error", message, len(table.uses), (), remedy)
         return replace(diagnosis, table=table, findings=(*diagnosis.findings, finding))
     findings = [Finding("classes", "note", note) for note in notes]
-    pixels = tuple(class_pixels(s.mask, classes) for s in diagnosis.scans)
+    pixels = ClassPixelRows(class_pixels(s.mask, classes) for s in diagnosis.scans)
     findings += [
         *checks.jpeg_masks(table, classes),
         *checks.one_class_masks(diagnosis.scans, pixels, classes),
@@ -259,8 +265,9 @@ def _with_samples(
         [own if own is not None else sample_id for own, sample_id in zip(named, ids, strict=True)],
         [s.image.picture for s in scans],
     )
-    presence = [frozenset(counts) - {IGNORE_INDEX} for counts in diagnosis.pixels]
-    former = match_former(options.former, ids, [s.content for s in scans])
+    presence = _presence(diagnosis.pixels)
+    contents = [s.content for s in scans]
+    former = match_former(options.former, ids, contents)
     splits, notes = assign_splits(
         groups,
         keys=keys,
@@ -275,7 +282,7 @@ def _with_samples(
     )
     findings += [Finding("splits", "note", note) for note in notes]
     folds = _folds(groups, keys, splits, presence, former, options)
-    samples = tuple(map(_sample, scans, splits, groups, folds))
+    samples = tuple(map(_sample, scans, contents, splits, groups, folds))
     likenesses = tuple(near_duplicates(scans, store.thumbnail))
     # Folds are held out in turn: what lies in two of them leaks like what lies in two splits
     parts = [s.split if s.fold is None else f"fold {s.fold}" for s in samples]
@@ -364,7 +371,17 @@ def _folds(
     return folds
 
 
-def _sample(scan: PairScan, split: Split, group: str, fold: int | None) -> Sample:
+def _presence(pixels: Iterable[ClassPixels]) -> list[frozenset[int]]:
+    """The classes of each mask; masks of the same classes share one set."""
+    known: dict[frozenset[int], frozenset[int]] = {}
+    return [
+        known.setdefault(present, present)
+        for counts in pixels
+        for present in [frozenset(counts) - {IGNORE_INDEX}]
+    ]
+
+
+def _sample(scan: PairScan, content: str, split: Split, group: str, fold: int | None) -> Sample:
     """The sample of a scan; where its files are not written yet, `source` stands for them."""
     pair = scan.pair
     return Sample(
@@ -375,7 +392,7 @@ def _sample(scan: PairScan, split: Split, group: str, fold: int | None) -> Sampl
         group=group,
         width=scan.image.width,
         height=scan.image.height,
-        content=scan.content,
+        content=content,
         fold=fold,
     )
 

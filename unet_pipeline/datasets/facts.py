@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unet_pipeline.classes import IGNORE_INDEX, Classes, pack_value
-from unet_pipeline.datasets.checks import ClassPixels, class_totals
 from unet_pipeline.datasets.manifest import (
     DatasetFacts,
     Extent,
@@ -25,6 +24,7 @@ from unet_pipeline.datasets.manifest import (
     fingerprint,
 )
 from unet_pipeline.datasets.scan import Objects, PairScan
+from unet_pipeline.datasets.value_table import ClassPixelRows, ClassPixels, class_totals
 
 Histogram = Callable[[PairScan], npt.NDArray[np.int64] | None]
 """The counts (C, 256) of an image between its own lowest and highest value (0..255 for uint8)."""
@@ -55,11 +55,11 @@ def make_facts(
         pixels; `auto` the bit depth for whole numbers and percentiles for floats.
     """
     in_channels = max(scan.image.channels for scan in scans)
-    rows = list(zip(scans, pixels, samples, strict=True))
 
     def of(chosen: Callable[[Sample], bool]) -> _Training:
-        some = [(scan, counts) for scan, counts, sample in rows if chosen(sample)]
-        return _Training([s for s, _ in some], [c for _, c in some], in_channels, histogram)
+        places = [i for i, sample in enumerate(samples) if chosen(sample)]
+        rows = ClassPixelRows(pixels[i] for i in places)
+        return _Training([scans[i] for i in places], rows, in_channels, histogram)
 
     train = of(lambda sample: sample.split == "train")
     quantiles = _percentiles(train)

@@ -229,13 +229,12 @@ def count_splits(samples: Iterable[Sample]) -> dict[Split, int]:
 
 def fingerprint(samples: Iterable[Sample]) -> str:
     """Sha256 over ids, splits and contents, whatever the order of the rows and the folder."""
-    rows = sorted(samples, key=lambda s: s.sample_id)
-    # with their lengths, so that no two lists are alike
-    text = "".join(
-        f"{len(s.sample_id)}:{s.sample_id}{len(s.split)}:{s.split}{len(s.content)}:{s.content}"
-        for s in rows
-    )
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256()
+    for s in sorted(samples, key=lambda s: s.sample_id):
+        # with their lengths, so that no two lists are alike
+        row = f"{len(s.sample_id)}:{s.sample_id}{len(s.split)}:{s.split}{len(s.content)}:{s.content}"
+        digest.update(row.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:

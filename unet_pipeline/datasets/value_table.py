@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -140,6 +142,50 @@ def _indices(classes: Classes) -> dict[int, int]:
     """The class index of each mask value, colours packed."""
     index_of = {pack_value(value): k for k, value in enumerate(classes.values)}
     return index_of | {pack_value(value): IGNORE_INDEX for value in classes.ignore_values}
+
+
+ClassPixels = Mapping[int, int]
+"""The pixels of each class index of one mask, as `class_pixels` gives them."""
+
+
+class ClassPixelRows(Sequence[ClassPixels]):
+    """The class pixels of many masks, in their order; a row is made anew whenever it is asked for.
+
+    A mapping of four classes takes 360 bytes, its numbers alone 32.
+    """
+
+    def __init__(self, rows: Iterable[ClassPixels] = ()) -> None:
+        self._counts = array("Q")
+        self._ends = array("Q", [0])
+        self._indices: list[tuple[int, ...]] = []
+        known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for row in rows:
+            indices = tuple(row)
+            self._indices.append(known.setdefault(indices, indices))
+            self._counts.extend(row.values())
+            self._ends.append(len(self._counts))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> ClassPixels: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[ClassPixels]: ...
+    def __getitem__(self, place: int | slice) -> ClassPixels | Sequence[ClassPixels]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        counts = self._counts[self._ends[place] : self._ends[place + 1]]
+        return dict(zip(self._indices[place], counts, strict=True))
+
+
+def class_totals(pixels: Iterable[ClassPixels], classes: Classes) -> list[int]:
+    """Pixels of each class over several masks; void is left out."""
+    totals = Counter[int]()
+    for counts in pixels:
+        totals.update(counts)
+    return [totals[k] for k in range(classes.num_classes)]
 
 
 def class_pixels(mask: MaskScan, classes: Classes) -> dict[int, int]:

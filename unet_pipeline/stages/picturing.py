@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from unet_pipeline.datasets.cache import read_sample
-from unet_pipeline.datasets.checks import class_totals
 from unet_pipeline.datasets.doctor import Diagnosis
 from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.manifest import SPLITS, Manifest, Sample
+from unet_pipeline.datasets.value_table import class_totals
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.evaluation.dataset_report import DatasetPage, Exhibit, dataset_report
 from unet_pipeline.evaluation.pictures import Picture, fit, overlay
@@ -62,7 +62,7 @@ def report_page(diagnosis: Diagnosis, manifest: Manifest) -> str:
 def _pixels(diagnosis: Diagnosis, split: str) -> list[int]:
     assert diagnosis.classes is not None
     rows = zip(diagnosis.pixels, diagnosis.samples, strict=True)
-    return class_totals([counts for counts, s in rows if s.split == split], diagnosis.classes)
+    return class_totals((counts for counts, s in rows if s.split == split), diagnosis.classes)
 
 
 def _channel_rows(manifest: Manifest) -> list[list[str]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,7 +20,13 @@ from unet_pipeline.datasets.scan.picture_hash import (
     thumbnail,
     to_grey,
 )
-from unet_pipeline.datasets.scan.records import ImageScan, MaskScan, Objects
+from unet_pipeline.datasets.scan.records import (
+    ImageFacts,
+    ImageScan,
+    MaskFacts,
+    MaskScan,
+    MaskValues,
+)
 
 MAX_LISTED_VALUES = 512
 """Mask values kept of one file, the most frequent: a photograph has a hundred thousand."""
@@ -65,16 +70,19 @@ def scan_image(
     grey = to_grey(image)
     small = shrink(grey, low, high)
     height, width, channels = image.shape
-    scan = ImageScan(
+    facts = ImageFacts(
         height=height,
         width=width,
-        channels=channels,
-        dtype=str(image.dtype),
         kind=kind.name,
         bits=kind.bits or 8 * image.dtype.itemsize,
         orientation=kind.orientation,
         alpha=alpha,
-        measures=array("d", [low, high, *sums, *squares]),
+        channels=channels,
+        dtype=str(image.dtype),
+    )
+    scan = ImageScan.pack(
+        facts,
+        [low, high, *sums, *squares],
         phash=perceptual_hash(small),
         picture=picture_digest(image, grey, small, histogram),
     )
@@ -99,26 +107,25 @@ def scan_mask(
     if mask.palette is not None:
         colors = tuple((r, g, b) for r, g, b in mask.palette[list(values)].tolist())
     objects = count_objects(runs) if num_values <= MAX_OBJECT_VALUES else None
-    return MaskScan(
+    facts = MaskFacts(
         height=mask.values.shape[0],
         width=mask.values.shape[1],
-        encoding=mask.encoding,
         kind=kind.name,
         bits=kind.bits or 8 * mask.values.dtype.itemsize,
         orientation=kind.orientation,
         alpha=mask.alpha,
+        encoding=mask.encoding,
         lossy=mask.lossy,
         void=mask.void,
         num_values=num_values,
-        values=values,
-        colors=colors,
-        pixels=array("Q", counts.tolist()),
-        object_sizes=None if objects is None else array("I", _flat(objects, values)),
+        has_objects=objects is not None,
     )
-
-
-def _flat(objects: Mapping[int, Objects], values: Sequence[int]) -> list[int]:
-    return [number for value in values if value for number in objects[value]]
+    return MaskScan.pack(
+        facts,
+        MaskValues(values, colors),
+        pixels=counts.tolist(),
+        objects=[] if objects is None else [objects[value] for value in values if value],
+    )
 
 
 _Measured = tuple[float, float, list[float], list[float], Counts]

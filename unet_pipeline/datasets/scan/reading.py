@@ -23,7 +23,7 @@ from unet_pipeline.errors import DatasetError, ResourceError
 if TYPE_CHECKING:  # worker processes do without them until a made mask comes
     from unet_pipeline.datasets.formats import Made
 
-VERSION = 2
+VERSION = 3
 """Of what is measured: to be raised when a scan of the same file comes out differently."""
 
 

@@ -1,16 +1,18 @@
 """What is kept of a file after it was read once: small in memory, and bytes for the cache.
 
-Twenty thousand pairs are held at once, 1 KB each. So numbers are in arrays, which take a third of
-tuples, and what is alike in many files (size, type, mask values) is one object for all of them.
+Twenty thousand pairs are held at once, half a KB each. So the numbers of a file are packed into
+one `bytes`, the same in memory and in the cache, and what is alike in many files (size, type, mask
+values) is one object for all of them.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from array import array
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from unet_pipeline.datasets.images import Color, Encoding
 from unet_pipeline.datasets.scan.content import content_digest
@@ -18,9 +20,8 @@ from unet_pipeline.datasets.scan.content import content_digest
 if TYPE_CHECKING:  # worker processes do without
     from unet_pipeline.datasets.formats import Pair
 
-_SIZE_AND_KIND = ("height", "width", "kind", "bits", "orientation", "alpha")
-_IMAGE_FACTS = (*_SIZE_AND_KIND, "channels", "dtype")
-_MASK_FACTS = (*_SIZE_AND_KIND, "encoding", "lossy", "void", "num_values")
+_DIGEST = 16  # bytes of `picture_digest`
+_HASHES = struct.Struct(f"<Q{_DIGEST}s")  # perceptual hash, digest of the pixels
 
 
 class Objects(NamedTuple):
@@ -32,99 +33,209 @@ class Objects(NamedTuple):
     largest: int
 
 
-@dataclass(frozen=True, slots=True)
-class ImageScan:
-    """Size, type, sums and hashes of one image.
-
-    height, width: upright, in pixels; `stored_size` is (height, width) before `orientation` (EXIF
-        or TIFF, 1..8) was applied. dtype, channels: as `read_image` gives it.
-    kind: "png", "jpeg", ... or "made". bits: of one sample.
-    alpha: the file has an alpha channel that is not opaque everywhere.
-    measures: lowest and highest value of all channels; the sum of each channel, then of squares.
-    phash: a 64-bit perceptual hash, 0 for a flat picture.
-    picture: a digest of the decoded pixels, equal for equal pictures whatever their files.
-    key: a digest of the file's bytes, for `ScanStore`.
-    """
+class ImageFacts(NamedTuple):
+    """What many images have in common; see `ImageScan`."""
 
     height: int
     width: int
+    kind: str
+    bits: int
+    orientation: int
+    alpha: bool
     channels: int
     dtype: str
-    kind: str
-    bits: int
-    orientation: int
-    alpha: bool
-    measures: array[float]
-    phash: int
-    picture: bytes
-    key: bytes = b""
-
-    @property
-    def low(self) -> float:
-        return self.measures[0]
-
-    @property
-    def high(self) -> float:
-        return self.measures[1]
-
-    @property
-    def sums(self) -> tuple[float, ...]:
-        return tuple(self.measures[2 : 2 + self.channels])
-
-    @property
-    def squares(self) -> tuple[float, ...]:
-        return tuple(self.measures[2 + self.channels :])
-
-    @property
-    def stored_size(self) -> tuple[int, int]:
-        return _stored_size(self)
-
-    def to_bytes(self) -> bytes:
-        """All but the key."""
-        own = (self.measures.tolist(), self.phash, self.picture.hex())
-        return _record({name: getattr(self, name) for name in _IMAGE_FACTS}, own)
-
-    @classmethod
-    def from_bytes(cls, record: bytes, key: bytes) -> ImageScan:
-        """The scan that `to_bytes` wrote."""
-        facts, own = record.split(b"\n")
-        measures, phash, picture = json.loads(own)
-        return cls(
-            **_shared_facts(facts),
-            measures=array("d", measures),
-            phash=phash,
-            picture=bytes.fromhex(picture),
-            key=key,
-        )
 
 
-@dataclass(frozen=True, slots=True)
-class MaskScan:
-    """Size, encoding and values of one mask.
-
-    lossy, void: see `MaskPixels`. The rest that is not said here: see `ImageScan`.
-    num_values: how many there are in all.
-    values: the most frequent of them, ascending, a colour packed as 0xRRGGBB. pixels: of each.
-    colors: where the values are palette indices, the colour of each.
-    object_sizes: four numbers for each value but 0, see `Objects`; None for masks of more than 32
-        values.
-    """
+class MaskFacts(NamedTuple):
+    """What many masks have in common; see `MaskScan`."""
 
     height: int
     width: int
-    encoding: Encoding
     kind: str
     bits: int
     orientation: int
     alpha: bool
+    encoding: Encoding
     lossy: bool
     void: bool
     num_values: int
+    has_objects: bool
+
+
+class MaskValues(NamedTuple):
+    """The values that a mask lists, ascending; of palette indices, the colour of each."""
+
     values: tuple[int, ...]
     colors: tuple[Color, ...] | None
-    pixels: array[int]
-    object_sizes: array[int] | None
-    key: bytes = b""
+
+
+class _File:
+    """What is said alike of images and masks.
+
+    height, width: upright, in pixels; `stored_size` is (height, width) before `orientation` (EXIF
+        or TIFF, 1..8) was applied.
+    kind: "png", "jpeg", ... or "made". bits: of one sample.
+    alpha: the file has an alpha channel that is not opaque everywhere.
+    """
+
+    __slots__ = ()
+    facts: ImageFacts | MaskFacts
+
+    @property
+    def height(self) -> int:
+        return self.facts.height
+
+    @property
+    def width(self) -> int:
+        return self.facts.width
+
+    @property
+    def kind(self) -> str:
+        return self.facts.kind
+
+    @property
+    def bits(self) -> int:
+        return self.facts.bits
+
+    @property
+    def orientation(self) -> int:
+        return self.facts.orientation
+
+    @property
+    def alpha(self) -> bool:
+        return self.facts.alpha
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        turned = self.orientation >= 5
+        return (self.width, self.height) if turned else (self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScan(_File):
+    """Size, type, sums and hashes of one image.
+
+    dtype, channels: as `read_image` gives it.
+    low, high: lowest and highest value of all channels. sums, squares: of each channel.
+    phash: a 64-bit perceptual hash, 0 for a flat picture.
+    picture: a digest of the decoded pixels, equal for equal pictures whatever their files.
+    key: a digest of the file's bytes, for `ScanStore`; empty until it is known.
+    """
+
+    facts: ImageFacts
+    packed: bytes
+
+    @classmethod
+    def pack(
+        cls, facts: ImageFacts, measures: Sequence[float], *, phash: int, picture: bytes
+    ) -> ImageScan:
+        """measures: low, high, then the sums, then the squares."""
+        return cls(
+            facts, _HASHES.pack(phash, picture) + struct.pack(f"<{len(measures)}d", *measures)
+        )
+
+    @property
+    def channels(self) -> int:
+        return self.facts.channels
+
+    @property
+    def dtype(self) -> str:
+        return self.facts.dtype
+
+    @property
+    def low(self) -> float:
+        return self._measures(0, 1)[0]
+
+    @property
+    def high(self) -> float:
+        return self._measures(1, 1)[0]
+
+    @property
+    def sums(self) -> tuple[float, ...]:
+        return self._measures(2, self.channels)
+
+    @property
+    def squares(self) -> tuple[float, ...]:
+        return self._measures(2 + self.channels, self.channels)
+
+    @property
+    def phash(self) -> int:
+        return int(_HASHES.unpack_from(self.packed)[0])
+
+    @property
+    def picture(self) -> bytes:
+        return self.packed[_HASHES.size - _DIGEST : _HASHES.size]
+
+    @property
+    def key(self) -> bytes:
+        return self.packed[self._end :]
+
+    @property
+    def _end(self) -> int:
+        """Where the numbers end and the key begins."""
+        return _HASHES.size + 8 * (2 + 2 * self.channels)
+
+    def _measures(self, first: int, count: int) -> tuple[float, ...]:
+        return struct.unpack_from(f"<{count}d", self.packed, _HASHES.size + 8 * first)
+
+    def to_bytes(self) -> bytes:
+        """The record: the facts as a line of JSON, then what is packed, but for the key."""
+        return _line(self.facts) + self.packed[: self._end]
+
+    @classmethod
+    def from_bytes(cls, record: bytes, key: bytes) -> ImageScan:
+        """The scan whose record `to_bytes` wrote."""
+        line, _, packed = record.partition(b"\n")
+        return cls(_image_facts(line), packed + key)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskScan(_File):
+    """Size, encoding and values of one mask.
+
+    lossy, void: see `MaskPixels`.
+    num_values: how many there are in all.
+    values: the most frequent of them, ascending, a colour packed as 0xRRGGBB. pixels: of each.
+    colors: where the values are palette indices, the colour of each.
+    key: see `ImageScan`.
+    """
+
+    facts: MaskFacts
+    listed: MaskValues
+    packed: bytes
+
+    @classmethod
+    def pack(
+        cls,
+        facts: MaskFacts,
+        listed: MaskValues,
+        *,
+        pixels: Sequence[int],
+        objects: Sequence[Objects],
+    ) -> MaskScan:
+        """pixels: of each value. objects: of each value but 0, where `facts.has_objects`."""
+        sizes = [number for row in objects for number in row]
+        return cls(facts, listed, struct.pack(f"<{len(pixels)}Q{len(sizes)}I", *pixels, *sizes))
+
+    @property
+    def encoding(self) -> Encoding:
+        return self.facts.encoding
+
+    @property
+    def lossy(self) -> bool:
+        return self.facts.lossy
+
+    @property
+    def void(self) -> bool:
+        return self.facts.void
+
+    @property
+    def num_values(self) -> int:
+        return self.facts.num_values
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return self.listed.values
 
     @property
     def wide(self) -> bool:
@@ -134,50 +245,44 @@ class MaskScan:
     @property
     def counts(self) -> dict[int, int]:
         """The pixels of each listed value."""
-        return dict(zip(self.values, self.pixels, strict=True))
+        values = self.values
+        return dict(zip(values, struct.unpack_from(f"<{len(values)}Q", self.packed), strict=True))
 
     @property
     def palette(self) -> dict[int, Color]:
         """The colour of each listed value; empty where values are no palette indices."""
-        return {} if self.colors is None else dict(zip(self.values, self.colors, strict=True))
+        colors = self.listed.colors
+        return {} if colors is None else dict(zip(self.values, colors, strict=True))
 
     @property
     def objects(self) -> dict[int, Objects] | None:
-        """The objects of each value but 0; None where there are too many values."""
-        if self.object_sizes is None:
+        """The objects of each value but 0; None for masks of more than 32 values."""
+        if not self.facts.has_objects:
             return None
-        numbers = iter(self.object_sizes)
-        rows = zip(numbers, numbers, numbers, numbers, strict=True)
-        shown = (value for value in self.values if value)
-        return {value: Objects(*row) for value, row in zip(shown, rows, strict=True)}
+        shown = [value for value in self.values if value]
+        sizes = self.packed[8 * len(self.values) : self._end]
+        return dict(zip(shown, map(Objects._make, struct.iter_unpack("<4I", sizes)), strict=True))
 
     @property
-    def stored_size(self) -> tuple[int, int]:
-        return _stored_size(self)
+    def key(self) -> bytes:
+        return self.packed[self._end :]
+
+    @property
+    def _end(self) -> int:
+        """Where the numbers end and the key begins."""
+        values = self.values
+        num_rows = len(values) - (0 in values) if self.facts.has_objects else 0
+        return 8 * len(values) + 16 * num_rows
 
     def to_bytes(self) -> bytes:
-        """All but the key."""
-        sizes = None if self.object_sizes is None else self.object_sizes.tolist()
-        return _record(
-            {name: getattr(self, name) for name in _MASK_FACTS},
-            (self.values, self.colors),
-            (self.pixels.tolist(), sizes),
-        )
+        """The record: facts and values as lines of JSON, then what is packed, but for the key."""
+        return _line(self.facts) + _line(self.listed) + self.packed[: self._end]
 
     @classmethod
     def from_bytes(cls, record: bytes, key: bytes) -> MaskScan:
-        """The scan that `to_bytes` wrote."""
-        facts, table, own = record.split(b"\n")
-        pixels, sizes = json.loads(own)
-        values, colors = _shared_values(table)
-        return cls(
-            **_shared_facts(facts),
-            values=values,
-            colors=colors,
-            pixels=array("Q", pixels),
-            object_sizes=None if sizes is None else array("I", sizes),
-            key=key,
-        )
+        """The scan whose record `to_bytes` wrote."""
+        facts, listed, packed = record.split(b"\n", 2)
+        return cls(_mask_facts(facts), _mask_values(listed), packed + key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,24 +313,26 @@ class BadPair:
         return tuple(reason for reason in (self.image, self.mask) if reason is not None)
 
 
-def _stored_size(scan: ImageScan | MaskScan) -> tuple[int, int]:
-    turned = scan.orientation >= 5
-    return (scan.width, scan.height) if turned else (scan.height, scan.width)
+def _line(facts: tuple[object, ...]) -> bytes:
+    return json.dumps(facts, separators=(",", ":")).encode() + b"\n"
 
 
-def _record(*parts: object) -> bytes:
-    """Each part as JSON, which gives floats back exactly, on a line of its own."""
-    return "\n".join(json.dumps(part, separators=(",", ":")) for part in parts).encode()
+# Cached, so that files that are alike share one object
 
 
 @functools.lru_cache(maxsize=4096)
-def _shared_facts(line: bytes) -> dict[str, Any]:
-    """What files have in common; cached, so that those that are alike share numbers and words."""
-    facts: dict[str, Any] = json.loads(line)
-    return facts
+def _image_facts(line: bytes) -> ImageFacts:
+    return ImageFacts(*json.loads(line))
+
+
+@functools.lru_cache(maxsize=4096)
+def _mask_facts(line: bytes) -> MaskFacts:
+    return MaskFacts(*json.loads(line))
 
 
 @functools.lru_cache(maxsize=256)  # one entry may list 500 values
-def _shared_values(line: bytes) -> tuple[tuple[int, ...], tuple[Color, ...] | None]:
+def _mask_values(line: bytes) -> MaskValues:
     values, colors = json.loads(line)
-    return tuple(values), None if colors is None else tuple((r, g, b) for r, g, b in colors)
+    return MaskValues(
+        tuple(values), None if colors is None else tuple((r, g, b) for r, g, b in colors)
+    )

@@ -284,6 +284,44 @@ def test_a_row_that_is_cut_short_is_empty_at_its_end(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path).samples[1].content == ""
 
 
+@pytest.mark.parametrize("lacking", ["", "fold"])
+def test_a_row_with_more_cells_than_the_header_is_named(tmp_path: Path, lacking: str) -> None:
+    make(tmp_path / "data").save(tmp_path)
+    table = tmp_path / "samples.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    if lacking:
+        at = rows[0].index(lacking)
+        rows = [[*row[:at], *row[at + 1 :]] for row in rows]
+    width = len(rows[0])
+    rows[2].append("1")
+    table.write_text("".join(",".join(row) + "\n" for row in rows))
+    with pytest.raises(DatasetError) as caught:
+        load_samples(table)
+    assert str(caught.value) == (
+        f"{table}, row 3: has {width + 1} cells, the header {width}: put names that hold the "
+        "delimiter into quotes"
+    )
+
+
+@pytest.mark.parametrize("surplus", [",,,", ", ,"])
+def test_empty_cells_behind_a_row_are_no_fault(tmp_path: Path, surplus: str) -> None:
+    manifest = make(tmp_path / "data")
+    manifest.save(tmp_path)
+    table = tmp_path / "samples.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    header, *others = [",".join([*row[:5], *row[6:]]) for row in rows]  # without fold
+    table.write_text("\n".join([header, *(row + surplus for row in others)]))
+    assert tuple(load_samples(table).samples) == manifest.samples
+
+
+def test_a_quote_that_nobody_closes_is_one_line(tmp_path: Path) -> None:
+    many_rows(tmp_path, 3000)
+    table = tmp_path / "samples.csv"
+    table.write_text(table.read_text().replace("\ns1,", '\n"s1,', 1))
+    with pytest.raises(DatasetError, match="is no table that can be parsed: field larger"):
+        load_samples(table)
+
+
 def test_the_rows_alone_are_read_where_files_have_moved(tmp_path: Path) -> None:
     manifest = make(tmp_path / "data")
     manifest.save(tmp_path / "out")

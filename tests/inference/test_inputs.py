@@ -218,3 +218,49 @@ def test_pixels_are_read_as_the_model_takes_them(place, make_segmenter):
     assert read_pixels(Path("grey.png"), card).tolist() == [[[9, 9, 9]] * 5] * 4
     with pytest.raises(DatasetError, match="holds uint16 pixels, but the model was trained on uin"):
         read_pixels(Path("deep.png"), card)
+
+
+def grey_files(*names: str) -> None:
+    for name in names:
+        Image.fromarray(np.full((4, 5), 9, dtype=np.uint8)).save(name)
+
+
+@pytest.mark.parametrize("in_channels", [2, 3, 4])
+def test_a_file_of_one_channel_by_its_name_is_no_image_of_several(
+    place, make_segmenter, in_channels
+):
+    card = make_segmenter(in_channels=in_channels).card
+    names = [f"a_b_{channel:04}.png" for channel in range(in_channels)]
+    grey_files(*names)
+    for name in names:
+        with pytest.raises(DatasetError) as error:
+            read_pixels(Path(name), card)
+        assert str(error.value) == (
+            f"{name}: is by its name one of the channels of a_b, but the model takes all "
+            f"{in_channels} in one file: save a_b_0000.png to {names[-1]} as one .npy or TIFF of "
+            f"height x width x {in_channels}, or give images of their own other names"
+        )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["clip_0000.png", "clip_0001.png"],
+        ["clip_0000.png", "clip_0001.png", "clip_0002.png", "clip_0003.png"],
+        ["clip_0001.png", "clip_0002.png", "clip_0003.png"],
+        ["clip_000.png", "clip_001.png", "clip_002.png"],
+        ["0000.png", "0001.png", "0002.png"],
+    ],
+)
+def test_numbered_grey_images_that_are_no_channels_are_images(place, make_segmenter, names):
+    card = make_segmenter(in_channels=3).card
+    grey_files(*names)
+    for name in names:
+        assert read_pixels(Path(name), card).shape == (4, 5, 3)
+
+
+def test_numbered_images_of_all_channels_are_images(place, make_segmenter):
+    grey_files("a_0000.png", "a_0001.png", "a_0002.png")
+    Image.new("RGB", (5, 4)).save("a_0001.png")
+    assert read_pixels(Path("a_0001.png"), make_segmenter(in_channels=3).card).shape == (4, 5, 3)
+    assert read_pixels(Path("a_0000.png"), make_segmenter().card).shape == (4, 5, 1)

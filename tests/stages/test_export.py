@@ -74,6 +74,23 @@ def test_void_comes_back_as_void_where_the_format_knows_it(
             assert (mask == 255).sum() == (0 if form == "yolo" else 10)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_classes_without_pixels_are_classes_again(form: str) -> None:
+    source = sources.plain(Path("cells"))
+    names = ("background", "cell", "ghost", "debris", "spare")
+    for n in range(8):
+        mask = np.where(sources.mask_of(n) == 2, 3, sources.mask_of(n)).astype(np.uint8)
+        sources.save(source / "masks" / f"{sources.name(n)}.png", mask)
+    options = ("--values", "0,1,2,3,4", "--class-names", ",".join(names))
+    sources.prepare(source, "-o", "data", *options)
+    sources.prepare("data", "--export", form, "-o", "there")
+    sources.prepare("there", "-o", "back")
+    assert Manifest.load(Path("back")).facts.classes.names == names
+    former = sources.masks_in(Path("data"))
+    for name, mask in sources.masks_in(Path("back")).items():
+        np.testing.assert_array_equal(mask, former[original(name)])
+
+
 def test_json_names_the_format_and_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
     sources.plain(Path("cells"))
     capsys.readouterr()

@@ -232,7 +232,9 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     digest = hashlib.sha256()
     for s in sorted(samples, key=lambda s: s.sample_id):
         # with their lengths, so that no two lists are alike
-        row = f"{len(s.sample_id)}:{s.sample_id}{len(s.split)}:{s.split}{len(s.content)}:{s.content}"
+        row = (
+            f"{len(s.sample_id)}:{s.sample_id}{len(s.split)}:{s.split}{len(s.content)}:{s.content}"
+        )
         digest.update(row.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

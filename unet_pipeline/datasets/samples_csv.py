@@ -96,6 +96,21 @@ def load_samples(path: Path) -> Table:
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        samples, gone = _read_rows(rows, path)
+    except csv.Error as error:
+        raise DatasetError(f"{path}: is no table that can be parsed: {error}") from error
+    if not samples:
+        raise DatasetError(f"{path}: has no rows; prepare again")
+    counts = Counter(s.sample_id for s in samples)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise DatasetError(f"{path}: {len(twice)} sample ids occur twice ({', '.join(twice[:5])})")
+    return Table(samples, gone)
+
+
+def _read_rows(rows: Iterator[list[str]], path: Path) -> tuple[list[Sample], list[Path]]:
+    """The samples of the table at `path`, and those of their files that are not there."""
     header = next(rows, [])
     missing = [name for name in _COLUMNS if name not in (*header, *_OPTIONAL)]
     if missing:
@@ -108,15 +123,21 @@ def load_samples(path: Path) -> Table:
     with _no_collection():
         for number, row in enumerate(rows, start=2):
             if any(row):
-                cells = [*row, *[""] * (width + 1 - len(row))] if len(row) <= width else row
+                if len(row) > width:
+                    row = _without_surplus(row, width, path, number)
+                cells = [*row, *[""] * (width + 1 - len(row))]
                 samples.append(_sample([cells[at] for at in places], files, path, number))
-    if not samples:
-        raise DatasetError(f"{path}: has no rows; prepare again")
-    counts = Counter(s.sample_id for s in samples)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise DatasetError(f"{path}: {len(twice)} sample ids occur twice ({', '.join(twice[:5])})")
-    return Table(samples, files.gone)
+    return samples, files.gone
+
+
+def _without_surplus(row: list[str], width: int, path: Path, number: int) -> list[str]:
+    """The first `width` cells; those behind must be empty, as some spreadsheets write them."""
+    if any(cell.strip() for cell in row[width:]):
+        raise DatasetError(
+            f"{path}, row {number}: has {len(row)} cells, the header {width}: put names that hold "
+            "the delimiter into quotes"
+        )
+    return row[:width]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -18,6 +19,8 @@ from unet_pipeline.inference.outputs import output_names
 
 if TYPE_CHECKING:
     from unet_pipeline.models.segmenter import ModelCard
+
+_CHANNEL_STEM = re.compile(r"(?P<case>.+)_\d{4}", re.DOTALL)
 
 INDEX_NAME = "predictions.jsonl"
 """The file in an output folder that says what was written for which image by which model."""
@@ -104,10 +107,14 @@ def plan_outputs(inputs: Sequence[Input], output: Path, save: Sequence[str]) -> 
 def read_pixels(path: Path, card: ModelCard) -> npt.NDArray[Any]:
     """The image at `path`, (H, W, C), as the model of `card` takes it.
 
-    Raises `DatasetError` for a file that cannot be read, has channels that do not convert, or
-    pixels of another type than those of training, whose scale would be a guess.
+    Raises `DatasetError` for a file that cannot be read, has channels that do not convert, is one
+    of the channels of an image, or has pixels of another type than those of training, whose scale
+    would be a guess.
     """
-    return fit_image(read_image(path), card, source=str(path))
+    image = read_image(path)
+    if image.shape[2] == 1 < card.in_channels:
+        _refuse_one_of_channels(path, card.in_channels)
+    return fit_image(image, card, source=str(path))
 
 
 def fit_image(image: npt.NDArray[Any], card: ModelCard, *, source: str) -> npt.NDArray[Any]:
@@ -120,6 +127,25 @@ def fit_image(image: npt.NDArray[Any], card: ModelCard, *, source: str) -> npt.N
             f"ones from {card.value_range[0]:g} to {card.value_range[1]:g}; convert it to those"
         )
     return to_channels(image, card.in_channels, source)
+
+
+def _refuse_one_of_channels(path: Path, in_channels: int) -> None:
+    """Raise `DatasetError` for a file whose name, and those beside it, say that it is a channel.
+
+    nnU-Net has the channels of an image in files x_0000, x_0001, ...; a grey file among three of
+    them would pass for an image in RGB, and its mask would be wrong without a word.
+    """
+    match = _CHANNEL_STEM.fullmatch(path.stem)
+    if not match:
+        return
+    names = [f"{match['case']}_{k:04}{path.suffix}" for k in range(in_channels + 1)]
+    *wanted, beyond = [path.with_name(name).exists() for name in names]
+    if path.name in names and all(wanted) and not beyond:
+        raise DatasetError(
+            f"{path}: is by its name one of the channels of {match['case']}, but the model takes "
+            f"all {in_channels} in one file: save {names[0]} to {names[-2]} as one .npy or TIFF of "
+            f"height x width x {in_channels}, or give images of their own other names"
+        )
 
 
 def _expand(source: str | Path, output: Path) -> Iterator[Input]:

@@ -76,6 +76,29 @@ def test_void_stays_void(name: str, tmp_path: Path) -> None:
 
 
 @every_format
+@pytest.mark.parametrize("void", [False, True])
+@pytest.mark.parametrize("absent", [(2,), (4,), (1, 3), (2, 3, 4), (1, 2, 3, 4)])
+def test_classes_without_pixels_survive(
+    name: str, void: bool, absent: tuple[int, ...], tmp_path: Path
+) -> None:
+    masks = {f"case {k}": blobs((31, 24), 5, seed=k, void=void) for k in range(4)}
+    for mask in masks.values():
+        mask[np.isin(mask, absent)] = 0
+        if name == "yolo":
+            mask[mask == 255] = 0  # it has no place for void
+    classes = some_classes(5, void=void)
+    manifest = dataset(tmp_path, masks, classes)
+    export(name, manifest, tmp_path / "out")
+    agree(manifest, tmp_path / "out")
+    found = read_back(tmp_path / "out")
+    assert found.class_list is not None
+    assert found.class_list.values is not None
+    values = tuple(v for v in found.class_list.values if v != 255)  # plain lists void
+    assert values == (0, 1, 2, 3, 4)
+    assert found.class_list.names[:5] == classes.names
+
+
+@every_format
 def test_forty_classes_keep_their_names(name: str, tmp_path: Path) -> None:
     manifest = a_dataset(tmp_path, count=40)
     export(name, manifest, tmp_path / "out")
@@ -190,7 +213,34 @@ def test_one_split_alone_is_written(name: str, tmp_path: Path) -> None:
     assert len(read_back(tmp_path / "out").pairs) == 3
 
 
-@pytest.mark.parametrize("name", ["coco", "yolo", "nnunet"])
+@pytest.mark.parametrize("name", ["coco", "plain"])
+@pytest.mark.parametrize("void", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("road", "car", "tree"),
+        ("Background", "car", "tree"),
+        ("road", "_background_", "tree"),
+        ("road", "car", "background"),
+    ],
+)
+def test_names_and_indices_of_classes_survive_wherever_the_background_is(
+    name: str, names: tuple[str, ...], void: bool, tmp_path: Path
+) -> None:
+    classes = some_classes(3, names=names, void=void)
+    masks = {f"case {k}": blobs((31, 24), 3, seed=k, void=void) for k in range(3)}
+    masks["case 1"][:] = names.index(next((n for n in names if "ackground" in n), "road"))
+    manifest = dataset(tmp_path, masks, classes)
+    export(name, manifest, tmp_path / "out")
+    agree(manifest, tmp_path / "out")
+    found = read_back(tmp_path / "out")
+    assert found.class_list is not None
+    assert found.class_list.names[:3] == names
+    assert found.class_list.values is not None
+    assert found.class_list.values[:3] == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["yolo", "nnunet"])
 def test_a_class_called_background_is_the_background(name: str, tmp_path: Path) -> None:
     classes = some_classes(3, names=("road", "Background", "tree"))
     mask = np.array([[0, 0, 1, 2], [1, 1, 2, 2]], dtype=np.uint8)

@@ -43,6 +43,41 @@ def test_the_reference_reader_decodes_the_same_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn, mask)
 
 
+def test_each_class_is_a_category_with_its_index_for_a_mask_value(tmp_path: Path) -> None:
+    mask = blobs((31, 47), 4, void=True)
+    mask[np.isin(mask, (1, 3))] = 0
+    content = json.loads(written(tmp_path, mask, count=4, void=True).read_text())
+    assert content["categories"] == [
+        {"id": k, "name": f"thing {k}", "supercategory": "none", "mask_value": k} for k in (1, 2, 3)
+    ]
+
+
+def test_a_background_that_readers_would_not_guess_is_category_0_without_annotations(
+    tmp_path: Path,
+) -> None:
+    for names, expected in (
+        (("sky", "cow", "sea"), [(0, "sky", 0), (1, "cow", 1), (2, "sea", 2)]),
+        (("cow", "Background", "sea"), [(0, "Background", 1), (1, "cow", 0), (2, "sea", 2)]),
+    ):
+        manifest = dataset(tmp_path, {"a": blobs((9, 8), 3)}, some_classes(3, names=names))
+        export("coco", manifest, tmp_path / names[0])
+        path = tmp_path / names[0] / "train" / "_annotations.coco.json"
+        content = json.loads(path.read_text())
+        categories = content["categories"]
+        assert [(c["id"], c["name"], c["mask_value"]) for c in categories] == expected
+        assert {a["category_id"] for a in content["annotations"]} == {1, 2}
+
+
+def test_the_reference_reader_knows_classes_without_pixels(tmp_path: Path) -> None:
+    mask = np.zeros((5, 7), dtype=np.uint8)
+    mask[2:4, 3] = 2
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(written(tmp_path, mask, count=4)))
+    assert coco.getCatIds() == [1, 2, 3]
+    assert [c["name"] for c in coco.loadCats([1, 2, 3])] == ["thing 1", "thing 2", "thing 3"]
+    assert (len(coco.getAnnIds(catIds=[2])), len(coco.getAnnIds())) == (1, 1)
+
+
 def test_each_connected_region_is_an_annotation(tmp_path: Path) -> None:
     mask = blobs((40, 50), 3)
     content = json.loads(written(tmp_path, mask).read_text())

@@ -249,6 +249,141 @@ def test_two_used_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
     assert (mask == 1).sum() == 32
 
 
+def numbered(path: Path, *categories: tuple[str, Any], ids: int = 1) -> None:
+    """Give the file at `path` these categories, by name and mask value; the ids count up."""
+    content = json.loads(path.read_text())
+    content["categories"] = [
+        {"id": number, "name": name} | ({} if value == "absent" else {"mask_value": value})
+        for number, (name, value) in enumerate(categories, start=ids)
+    ]
+    path.write_text(json.dumps(content))
+
+
+def test_mask_values_number_the_classes_whether_used_or_not(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    one, two = annotation([square(1, 1, 3)]), annotation([square(8, 1, 4)], category=3)
+    path = write(tmp_path / "x.json", one, two)
+    numbered(path, ("cat", 7), ("dog", 2.0), ("eel", 254), ("fox", 3))
+    found = read(tmp_path)
+    assert found.class_list is not None
+    assert found.class_list.names == ("background", "dog", "fox", "cat", "eel")
+    assert found.class_list.values == (0, 2, 3, 7, 254)
+    assert found.left_out == ()
+    mask = pixels(found.pairs[0])
+    assert {k: (mask == k).sum() for k in np.unique(mask)} == {0: 559, 7: 16, 254: 25}
+
+
+def test_a_background_with_a_mask_value_lies_where_nothing_is_annotated(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png")
+    crowd = annotation([square(12, 1, 3)], crowd=1)
+    path = write(tmp_path / "x.json", annotation([square(1, 1, 3)]), crowd,
+                 images=("a.png", "b.png"))  # fmt: skip
+    numbered(path, ("cat", 0), ("_Background_", 4))
+    found = read(tmp_path)
+    assert found.class_list is not None
+    assert (found.class_list.names, found.class_list.values) == (("cat", "_Background_"), (0, 4))
+    assert found.ignore_values == (255,)
+    assert "1 object and 1 crowd region (void) drawn" in found.sentence
+    a, b = map(pixels, found.pairs)
+    assert [(a == k).sum() for k in (0, 4, 255)] == [16, 568, 16]
+    assert (b == 4).all()
+
+
+def test_category_0_names_the_background(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    path = write(tmp_path / "x.json", annotation([square(1, 1, 3)]))
+    numbered(path, ("sky", 0), ("cat", 1), ids=0)
+    found = read(tmp_path)
+    assert found.class_list is not None
+    assert (found.class_list.names, found.class_list.values) == (("sky", "cat"), (0, 1))
+    assert pixels(found.pairs[0]).sum() == 16
+
+
+def test_images_without_any_annotation_are_background_where_classes_have_mask_values(
+    tmp_path: Path,
+) -> None:
+    pictures(tmp_path, "a.png")
+    path = write(tmp_path / "x.json")
+    with pytest.raises(DatasetError, match="holds no annotations"):
+        read(tmp_path)
+    numbered(path, ("cat", 1))
+    found = read(tmp_path)
+    assert found.class_list is not None
+    assert found.class_list.names == ("background", "cat")
+    assert not pixels(found.pairs[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([("cat", 1), ("dog", "absent")], "categories[1], 'dog', has none; give each name"),
+        ([("cat", "1")], "'cat', has mask_value '1'; give each name a mask_value of its own"),
+        ([("cat", 1.5)], "'cat', has mask_value '1.5'"),
+        ([("cat", True)], "'cat', has mask_value 'True'"),
+        ([("cat", None)], "'cat', has mask_value 'None'"),
+        ([("cat", [255, 0, 0])], "'cat', has mask_value '[255, 0, 0]'"),
+        ([("cat", float("nan"))], "'cat', has mask_value 'nan'"),
+        ([("cat", float("inf"))], "'cat', has mask_value 'inf'"),
+        ([("cat", -1)], "'cat', has mask_value '-1'"),
+        ([("cat", 255)], "'cat', has mask_value '255'"),
+        ([("cat", 10**400)], f"'cat', has mask_value '1{39 * '0'}'; give"),
+        ([("cat", 1), ("c\nt", 1)], "categories[1], 'c\\nt', has mask_value 1, as 'cat' has"),
+        ([("cat", 1), ("cat", 2)], "categories[1], 'cat', has mask_value 2, but 1 before"),
+    ],
+)
+def test_mask_values_that_cannot_be_are_refused_in_one_line(
+    tmp_path: Path, categories: list[tuple[str, Any]], message: str
+) -> None:
+    pictures(tmp_path, "a.png")
+    path = write(tmp_path / "x.json", annotation([square(1, 1, 3)]))
+    numbered(path, *categories)
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{path}: categories[")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ((("cat", 2),), "category 'cat' has mask_value 2, but in another file it is 1; give"),
+        ((("dog", 1),), "category 'dog' has mask_value 1, but in another file 'cat' has it; give"),
+        ((("cat", 1), ("dog", 2)), None),
+        ((), None),
+    ],
+)
+def test_files_have_to_agree_about_mask_values(
+    tmp_path: Path, other: tuple[tuple[str, int], ...], message: str | None
+) -> None:
+    pictures(tmp_path, "train/a.png", "valid/b.png")
+    numbered(write(tmp_path / "train/x.json", annotation([square(1, 1, 3)])), ("cat", 1))
+    path = write(tmp_path / "valid/x.json", images=("b.png",))
+    numbered(path, *other)
+    if message is None:
+        found = read(tmp_path)
+        assert found.class_list is not None
+        assert found.class_list.names == ("background", "cat", "dog")[: max(len(other), 1) + 1]
+        assert found.left_out == ()
+        return
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_mask_values_count_for_nothing_beside_a_file_without(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/a.png", "valid/b.png")
+    numbered(write(tmp_path / "train/x.json", annotation([square(1, 1, 3)])), ("cat", 9))
+    write(tmp_path / "valid/x.json", annotation([square(1, 1, 3)], category=2), images=("b.png",))
+    found = read(tmp_path)
+    assert found.class_list is not None
+    assert found.class_list.names == ("background", "cat", "dog")
+    assert found.class_list.values == (0, 1, 2)
+    assert found.left_out == (
+        "left out: the mask_value of categories, which valid/x.json does not give",
+    )
+
+
 def test_files_that_number_their_categories_differently_are_merged_by_name(tmp_path: Path) -> None:
     pictures(tmp_path, "train/a.png", "valid/b.png")
     dog = annotation([square(1, 1, 3)], category=1)

@@ -231,12 +231,38 @@ def test_the_first_fold_gives_train_and_val(tmp_path: Path) -> None:
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     found = read(tmp_path)
     assert splits(found) == {"a": "train", "b": "val"}
-    assert any("1 case that it does not name (c)" in sentence for sentence in found.left_out)
+    assert found.left_out == (
+        "fold 0 of 2 in splits_final.json gives train and val; the other is left out",
+        "left out: 1 case that this fold does not name (c)",
+    )
     assert codes(found) == [("missing-images", "error", 1)]
     assert found.findings[0].examples == ("gone",)
     (tmp_path / "splits_final.json").write_text('{"train": []}')
     with pytest.raises(DatasetError, match=r"splits_final\.json: is no list of folds"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "sentences"),
+    [
+        (1, ()),
+        (5, ("fold 0 of 5 in splits_final.json gives train and val; the other 4 are left out",)),
+    ],
+)
+def test_what_is_said_of_folds_is_which_of_how_many(
+    tmp_path: Path, count: int, sentences: tuple[str, ...]
+) -> None:
+    facts(tmp_path)
+    names = [f"c{k}" for k in range(count + 1)]
+    for name in names:
+        case(tmp_path, name)
+    folds = [
+        {"train": [n for n in names if n != name], "val": [name]} for name in names[1 : count + 1]
+    ]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    found = read(tmp_path)
+    assert splits(found) == dict.fromkeys(names, "train") | {"c1": "val"}
+    assert found.left_out == sentences
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,26 @@ def test_other_tables_are_not_taken_for_pairs(tmp_path: Path) -> None:
     assert FORMAT.recognise(list_tree(tmp_path)) is None
 
 
+@pytest.mark.parametrize("row", ["img,1.png,m.png", "a.png,m.png,train,1"])
+def test_a_row_with_more_cells_than_the_header_is_told_and_hides_no_table(
+    tmp_path: Path, row: str
+) -> None:
+    files(tmp_path, "a.png", "m.png")
+    rows = ["a.png,m.png", row]
+    for text in (rows, rows[::-1]):
+        path = table(tmp_path, "\n".join(["image,mask", *text]))
+        assert FORMAT.recognise(list_tree(tmp_path)) is not None
+        number, cells = text.index(row) + 2, row.count(",") + 1
+        with pytest.raises(DatasetError, match=f"row {number} has {cells} cells, the header 2"):
+            read(path)
+
+
+def test_empty_cells_behind_a_row_are_no_fault(tmp_path: Path) -> None:
+    files(tmp_path, "a.png", "m.png")
+    table(tmp_path, "image,mask\na.png,m.png,, ,\n")
+    assert len(read(tmp_path).pairs) == 1
+
+
 def test_a_table_deeper_down_says_nothing(tmp_path: Path) -> None:
     files(tmp_path, "deep/a.png", "deep/m.png")
     table(tmp_path / "deep", "image,mask\na.png,m.png\n")

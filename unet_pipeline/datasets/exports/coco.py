@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.classes import IGNORE_INDEX
+from unet_pipeline.classes import IGNORE_INDEX, Classes
 from unet_pipeline.datasets.exports.writing import (
     Indices,
     Numbering,
@@ -26,6 +26,7 @@ from unet_pipeline.datasets.exports.writing import (
     splits_of,
     write_image,
 )
+from unet_pipeline.datasets.formats.coco_file import MASK_VALUE
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS
 from unet_pipeline.datasets.manifest import Manifest, Sample
 from unet_pipeline.datasets.scan import Progress
@@ -49,10 +50,11 @@ def write(manifest: Manifest, folder: Path, on_progress: Progress | None) -> Non
     """Write an annotation for each connected region (8 neighbours) of a class but the background.
 
     Void becomes one annotation with iscrowd 1, of the first category: COCO has no other place
-    for it.
+    for it. Each category has a `mask_value`, the index of its class, by which our reader finds the
+    same classes again, those without pixels included.
     """
     names = file_names(manifest.samples)
-    numbering = Numbering.of(manifest.facts.classes, kind="COCO")
+    numbering = Numbering.of(manifest.facts.classes, kind="COCO", lacking="annotation")
     splits: dict[str, dict[str, list[Any]]] = {
         split: {"images": [], "annotations": []} for split in splits_of(manifest)
     }
@@ -71,14 +73,27 @@ def write(manifest: Manifest, folder: Path, on_progress: Progress | None) -> Non
         for region in regions:
             number = len(content["annotations"]) + 1
             content["annotations"].append({"id": number, "image_id": image["id"], **region})
-    categories = [
-        {"id": number, "name": name, "supercategory": "none"}
-        for number, name in enumerate(numbering.names, start=1)
-    ]
+    categories = list(_categories(manifest.facts.classes, numbering))
     info = {"description": manifest.facts.name}
     for split, content in splits.items():
         text = json.dumps({"info": info, "licenses": [], "categories": categories, **content})
         write_atomic(folder / split / ANNOTATIONS_FILE, text)
+
+
+def _categories(classes: Classes, numbering: Numbering) -> Iterator[dict[str, Any]]:
+    """The categories 1, 2, ...; 0, the background, only where readers would not guess it.
+
+    Programs that train on the file take a category without annotations for one class more.
+    """
+    numbers = numbering.table[: classes.num_classes].tolist()
+    for number, index in sorted((number, index) for index, number in enumerate(numbers)):
+        if (number, index, classes.names[index]) != (0, 0, "background"):
+            yield {
+                "id": number,
+                "name": classes.names[index],
+                "supercategory": "none",
+                MASK_VALUE: index,
+            }
 
 
 def _annotations(numbers: Indices) -> Iterator[dict[str, Any]]:

@@ -171,18 +171,19 @@ class Numbering(NamedTuple):
     table: Indices
 
     @classmethod
-    def of(cls, classes: Classes, *, kind: str) -> Numbering:
-        """Class 0 is the background, unless another one is called so; its own name is lost.
+    def of(cls, classes: Classes, *, kind: str, lacking: str = "name") -> Numbering:
+        """Class 0 is the background, unless another one is called so; the log tells the former.
 
-        kind: the format, for the log.
+        kind, lacking: for the log: the format, and what it does not give to a background.
         """
         called = [name.strip("_ ").casefold() for name in classes.names]
         ground = called.index("background") if "background" in called else 0
         if called[ground] != "background":
             logger.warning(
-                "class 0, %r, becomes the background, to which %s gives no name of its own",
+                "class 0, %r, becomes the background, to which %s gives no %s of its own",
                 classes.names[0],
                 kind,
+                lacking,
             )
         others = [index for index in range(classes.num_classes) if index != ground]
         table = np.zeros(256, dtype=np.uint8)

@@ -14,7 +14,7 @@ from typing import Any
 
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.datasets.findings import name_five
-from unet_pipeline.datasets.formats.class_numbers import number_classes, numbered_classes
+from unet_pipeline.datasets.formats.coco_classes import find_coco_classes
 from unet_pipeline.datasets.formats.coco_file import CocoFile, load, looks_like_coco
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree
 from unet_pipeline.datasets.formats.faults import (
@@ -38,9 +38,16 @@ from unet_pipeline.datasets.formats.listed import (
 from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits
 from unet_pipeline.datasets.formats.placement import note_place
-from unet_pipeline.datasets.manifest import natural_key
 from unet_pipeline.datasets.raster import MAX_PIXELS
-from unet_pipeline.datasets.shapes import Polygon, Ring, Runs, Shape, largest_first, run_lengths
+from unet_pipeline.datasets.shapes import (
+    LARGEST,
+    Polygon,
+    Ring,
+    Runs,
+    Shape,
+    largest_first,
+    run_lengths,
+)
 from unet_pipeline.errors import DatasetError
 
 _VOID = IGNORE_INDEX  # the value of crowds: regions with objects that nobody outlined one by one
@@ -67,7 +74,8 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     """The images that the JSON files list, with masks drawn from their annotations.
 
     Crowds are void and lie at the bottom, above them the objects, the largest first. Categories
-    become classes in the order of their ids, those of one name a single class.
+    become classes in the order of their ids, those of one name a single class; those that have a
+    `mask_value` are classes by that, used or not.
     Raises `DatasetError` for files that are no COCO, and where several annotate the same images.
     """
     refuse_masks(masks, "COCO")
@@ -81,26 +89,27 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     places = image_places(around if images is None else tree, images)
     placed = {s.name: locate([i.listed for i in s.images.values()], places) for s in sources}
     sources = _without_unions(tree.root, sources, placed, left_out)
-    classes = _number_categories(tree.root, sources, left_out)
+    classes = find_coco_classes(tree.root, sources, left_out)
     faults: Faults = defaultdict(list)
     drawn = []
     for source in sources:
-        shapes = _draw(source, classes, faults)
+        shapes = _draw(source, classes.values, faults)
         drawn += [
             Drawn(image.listed, place, image.size, _in_order(shapes.get(key, [])))
             for (key, image), place in zip(source.images.items(), placed[source.name], strict=True)
         ]
     num_shapes = sum(len(each.shapes) for each in drawn)
     files = name_five([source.name for source in sources])
-    if not num_shapes and not faults:
+    if not num_shapes and not faults and not classes.declared:
         raise DatasetError(f"{name_five([str(s.path) for s in sources])}: holds no annotations")
-    pairs, also_left_out, findings = pair_up(tree.root, drawn, places)
+    painted = drawn if classes.ground == 0 else _on_ground(drawn, classes.ground)
+    pairs, also_left_out, findings = pair_up(tree.root, painted, places)
     return Found(
         pairs,
         f"{counted(len(pairs), 'pair')}: {_counts(drawn)} drawn from {files}"
         + about_splits(pairs, "by name"),
         (*left_out, *also_left_out),
-        class_list=numbered_classes(files, classes) if classes else None,
+        class_list=classes.listed,
         ignore_values=(_VOID,) if any(_is_void(s) for d in drawn for s in d.shapes) else (),
         findings=(*findings, *fault_findings(faults, _KINDS, all_lost=not num_shapes)),
     )
@@ -146,27 +155,6 @@ def _without_unions(
 
 
 # ---- annotations --------------------------------------------------------------------------------
-
-
-def _number_categories(root: Path, sources: list[CocoFile], left_out: list[str]) -> dict[str, int]:
-    """The mask value of each category by name, in the order of the ids; unused ones are left out.
-
-    A category called background is 0.
-    """
-    listed = {(key, name) for source in sources for key, name in source.categories.items()}
-    used = {
-        (key, source.categories[key])
-        for source in sources
-        for key in {str(a.get("category_id")) for a in source.annotations if a.get("segmentation")}
-        if key in source.categories
-    }
-    in_order = sorted(listed, key=lambda entry: (natural_key(entry[0]), entry[1]))
-    if bare := [f"{name} (id {key})" for key, name in in_order if (key, name) not in used]:
-        noun = "category" if len(bare) == 1 else "categories"
-        left_out.append(
-            f"left out: {len(bare)} {noun} that no segmentation uses: {name_five(bare)}"
-        )
-    return number_classes([name for key, name in in_order if (key, name) in used], root)
 
 
 def _draw(source: CocoFile, classes: dict[str, int], faults: Faults) -> dict[str, list[Shape]]:
@@ -259,6 +247,13 @@ def _in_order(shapes: list[Shape]) -> tuple[Shape, ...]:
     """Void first, so that it covers no object that has a label."""
     objects = [shape for shape in shapes if not _is_void(shape)]
     return (*largest_first(filter(_is_void, shapes)), *largest_first(objects))
+
+
+def _on_ground(drawn: Sequence[Drawn], value: int) -> list[Drawn]:
+    """`drawn` above a shape that covers all of each image."""
+    low, high = -LARGEST, LARGEST
+    ground = Polygon(value, ((low, low, high, low, high, high, low, high),))
+    return [each._replace(shapes=(ground, *each.shapes)) for each in drawn]
 
 
 FORMAT = Format("COCO: .json with polygons or run lengths, one or one a split", recognise, read)

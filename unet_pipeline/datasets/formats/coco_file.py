@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.datasets.formats.contract import Tree
 from unet_pipeline.datasets.formats.json_file import both_ends, read_json
 from unet_pipeline.datasets.formats.listed import Listed, split_of_file
 from unet_pipeline.datasets.manifest import Split
 from unet_pipeline.errors import DatasetError
+
+MASK_VALUE = "mask_value"
+"""The key by which our own exports say of each category which value its pixels have in masks."""
 
 _HEAD = 2**20  # bytes of either end that are looked at; instances_train2017.json has 450 million
 _SIGNS = {  # in longer files the keys lie in the middle, and what is below them tells
@@ -28,13 +32,17 @@ class CocoImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CocoFile:
-    """One JSON file; name: its path inside the tree. images, categories: by id."""
+    """One JSON file; name: its path inside the tree. images, categories: by id.
+
+    mask_values: of each category by name, where the file gives them.
+    """
 
     path: Path
     name: str
     images: dict[str, CocoImage]
     annotations: list[dict[str, Any]]
     categories: dict[str, str]
+    mask_values: dict[str, int]
     has_keypoints: bool
 
     @property
@@ -65,7 +73,8 @@ def load(tree: Tree, around: Tree, name: str) -> CocoFile:
     split = None if tree.only else split_of_file(name)
     inside = path.relative_to(around.root).as_posix()
     categories: dict[str, str] = {}
-    for number, entry in enumerate(_entries(content, "categories", path)):
+    listed = _entries(content, "categories", path)
+    for number, entry in enumerate(listed):
         key, label = (_required(entry, k, f"{path}: categories[{number}]") for k in ("id", "name"))
         if categories.setdefault(key, label) != label:
             raise DatasetError(
@@ -82,9 +91,43 @@ def load(tree: Tree, around: Tree, name: str) -> CocoFile:
                 f"{path}: image id {key} stands for {images[key].listed.name} and for {file_name}; "
                 "give each its own"
             )
-    keypoints = any("keypoints" in entry for entry in content["categories"])
+    keypoints = any("keypoints" in entry for entry in listed)
     annotations = _entries(content, "annotations", path)
-    return CocoFile(path, name, images, annotations, categories, keypoints)
+    values = _mask_values(listed, path)
+    return CocoFile(path, name, images, annotations, categories, values, keypoints)
+
+
+def _mask_values(categories: list[dict[str, Any]], path: Path) -> dict[str, int]:
+    """Name -> `mask_value`, which no COCO has but our export writes; none where no entry has it.
+
+    Raises `DatasetError` where one entry lacks it, it is no mask value, or two names share it.
+    """
+    if not any(MASK_VALUE in entry for entry in categories):
+        return {}
+    values: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for number, entry in enumerate(categories):
+        name, value = str(entry["name"]), _whole_number(entry.get(MASK_VALUE))
+        if value is None or not 0 <= value < IGNORE_INDEX:
+            given = f"{MASK_VALUE} {str(entry.get(MASK_VALUE))[:40]!r}"
+            problem = f"has {given if MASK_VALUE in entry else 'none'}"
+        elif values.setdefault(name, value) != value:
+            problem = f"has {MASK_VALUE} {value}, but {values[name]} before"
+        elif names.setdefault(value, name) != name:
+            problem = f"has {MASK_VALUE} {value}, as {names[value]!r} has"
+        else:
+            continue
+        raise DatasetError(
+            f"{path}: categories[{number}], {name!r}, {problem}; give each name a {MASK_VALUE} of "
+            f"its own, a whole number from 0 to {IGNORE_INDEX - 1}, or take all of them out"
+        )
+    return values
+
+
+def _whole_number(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        return None
+    return int(value)
 
 
 def _entries(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:

@@ -67,9 +67,9 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     facts = _read_facts(tree, root)
     sides, left_out = _sides(tree, root, facts)
     num_channels = _num_channels(tree, facts, sides)
-    splits = _read_splits(tree.path(tree.join(root, _SPLITS_FILE)))
+    splits, num_folds = _read_splits(tree.path(tree.join(root, _SPLITS_FILE)))
     if splits:
-        left_out += _outside_fold(splits, sides["train"])
+        left_out += _outside_fold(splits, num_folds, sides["train"])
     pairs = _pairs(tree, sides, num_channels, splits)
     return Found(
         pairs,
@@ -233,15 +233,16 @@ def _common_ending(tree: Tree, folder: str) -> str:
     return endings.most_common(1)[0][0] if endings else ".nii.gz"
 
 
-def _read_splits(path: Path) -> dict[str, Split]:
-    """The split of each case in the first fold; empty where there is no such file."""
+def _read_splits(path: Path) -> tuple[dict[str, Split], int]:
+    """The split of each case in fold 0, and how many folds there are; none without the file."""
     if not path.exists():
-        return {}
+        return {}, 0
     folds = read_json(path)
     try:
         first = folds[0]
         by_split: dict[Split, list[str]] = {"train": first["train"], "val": first["val"]}
-        return {str(case): split for split, cases in by_split.items() for case in cases}
+        splits = {str(case): split for split, cases in by_split.items() for case in cases}
+        return splits, len(folds)
     except (IndexError, KeyError, TypeError) as error:
         raise DatasetError(
             f'{path}: is no list of folds, as in [{{"train": ["a", "b"], "val": ["c"]}}]'
@@ -266,11 +267,19 @@ def _beyond(sides: dict[Split, _Side], num_channels: int) -> Iterator[str]:
         )
 
 
-def _outside_fold(splits: dict[str, Split], side: _Side) -> Iterator[str]:
-    yield f"{_SPLITS_FILE}: its first fold gives train and val, other folds are left out"
+def _outside_fold(splits: dict[str, Split], num_folds: int, side: _Side) -> Iterator[str]:
+    where = _SPLITS_FILE
+    if num_folds > 1:
+        where = "this fold"
+        others = "is" if num_folds == 2 else f"{num_folds - 1} are"
+        yield (
+            f"fold 0 of {num_folds} in {_SPLITS_FILE} gives train and val; the other {others} left "
+            "out"
+        )
     alone = sorted((case for case in side.images if case not in splits), key=natural_key)
     if alone:
-        yield f"left out: {counted(len(alone), 'case')} that it does not name ({name_five(alone)})"
+        count = counted(len(alone), "case")
+        yield f"left out: {count} that {where} does not name ({name_five(alone)})"
 
 
 def _incomplete(sides: dict[Split, _Side], num_channels: int) -> Iterator[Finding]:

@@ -137,14 +137,16 @@ def _lists_pairs(path: Path) -> bool:
             head = file.read(_HEAD)
         whole = len(head) < _HEAD
         text, _ = decoded(head, path, whole=whole)
-        _, rows = _parse(text if whole else text[: text.rfind("\n") + 1], path)
+        text = text if whole else text[: text.rfind("\n") + 1]
+        _, rows = _parse(text, path, surplus=True)  # the fault of one row is told where it is read
     except DatasetError:
         return False
     # image,label is also how classes of whole pictures are listed
     return any(row.cells["mask"].lower().endswith(MASK_EXTENSIONS) for row in rows)
 
 
-def _parse(text: str, path: Path) -> tuple[_Columns, list[_Row]]:
+def _parse(text: str, path: Path, *, surplus: bool = False) -> tuple[_Columns, list[_Row]]:
+    """The header and the rows that are not empty. surplus: rows may have more cells than it."""
     first = text.split("\n", 1)[0]
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     try:
@@ -154,7 +156,7 @@ def _parse(text: str, path: Path) -> tuple[_Columns, list[_Row]]:
         for number, cells in enumerate(lines, start=2):
             if not any(cell.strip() for cell in cells):
                 continue
-            if any(cell.strip() for cell in cells[len(header) :]):
+            if not surplus and any(cell.strip() for cell in cells[len(header) :]):
                 raise DatasetError(
                     f"{path}: row {number} has {len(cells)} cells, the header {len(header)}: put "
                     "names that hold the delimiter into quotes"

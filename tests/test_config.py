@@ -14,13 +14,11 @@ from unet_pipeline.config import (
     PredictConfig,
     PrepareConfig,
     TrainConfig,
-    describe_setting,
     dump_config,
     load_config,
-    parse_assignments,
-    setting_names,
 )
 from unet_pipeline.errors import UserError
+from unet_pipeline.settings_files import describe_setting, parse_assignments, setting_names
 from unet_pipeline.spelling import parse_duration
 
 KINDS = PrepareConfig, TrainConfig, EvaluateConfig, PredictConfig

@@ -26,12 +26,11 @@ from unet_pipeline.config import (
     PredictConfig,
     PrepareConfig,
     TrainConfig,
-    describe_setting,
     load_config,
-    parse_assignments,
 )
 from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.files import resource_reason
+from unet_pipeline.settings_files import describe_setting, parse_assignments
 
 # Typer carries its own click and exports only the leaf of its usage errors
 UsageError: Any = typer.BadParameter.__mro__[1]

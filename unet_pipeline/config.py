@@ -1,22 +1,22 @@
 """Every setting of every stage: its name, its type, its default, its one-line help.
 
 A setting travels as YAML file -> `--set section.key=value` -> option of the command line, the later
-winning, into one frozen object. Nothing here knows torch. A default stands here and nowhere else;
-the options of a component (a model, an optimizer) have theirs in the component's own signature.
+winning, into one frozen object; `settings_files.py` knows how these are read. Nothing here knows
+torch. A default stands here and nowhere else; the options of a component (a model, an optimizer)
+have theirs in the component's own signature.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
-from unet_pipeline.errors import UserError, did_you_mean
+from unet_pipeline.settings_files import Config, read_settings
+from unet_pipeline.settings_files import dump_config as dump_config  # of one piece with load_config
 from unet_pipeline.spelling import (
     Fraction,
     PositiveInt,
@@ -27,9 +27,6 @@ from unet_pipeline.spelling import (
     Switch,
     Words,
 )
-
-Config = TypeVar("Config", bound=pydantic.BaseModel)
-
 
 RUNS_DIR = "runs"
 DEFAULT_EPOCHS = 50
@@ -327,104 +324,4 @@ def load_config(
     Raises `UserError` for a file that is missing or no YAML, a key that is not known (with the
     nearest one) and a value of the wrong type or range.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
-    origin = f"{path}: " if path is not None else ""
-    for name, value in (overrides or {}).items():
-        _assign(tree, name, value)
-    try:
-        return kind.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise UserError(origin + _explain(error, kind)) from error
-
-
-def dump_config(config: pydantic.BaseModel) -> str:
-    """The settings as YAML that `load_config` reads back to the same object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def parse_assignments(assignments: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """The overrides of `--set section.key=value` arguments; values are read as YAML.
-
-    >>> parse_assignments(["model.base_channels=16", "optimizer.lr=1e-3"])
-    {'model.base_channels': 16, 'optimizer.lr': '1e-3'}
-    """
-    overrides = {}
-    for text in assignments:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise UserError(f"--set {text}: write it as section.key=value")
-        try:
-            overrides[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {text}: the value is no YAML; quote it") from error
-    return overrides
-
-
-def describe_setting(kind: type[pydantic.BaseModel], name: str) -> tuple[str, Any]:
-    """The help line and the default of the setting called `section.key`."""
-    *sections, key = name.split(".")
-    for section in sections:
-        annotation = kind.model_fields[section].annotation
-        assert isinstance(annotation, type)
-        kind = annotation
-    field = kind.model_fields[key]
-    return field.description or "", field.default
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no settings file {path}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read the settings file {path}: {reason}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: settings are sections with keys, this file holds {tree!r:.60}")
-    return tree
-
-
-def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
-    *sections, key = name.split(".")
-    for section in sections:
-        below = tree.setdefault(section, {})
-        if not isinstance(below, dict):
-            raise UserError(f"setting {name}: {section} holds the value {below!r}, not a section")
-        tree = below
-    tree[key] = value
-
-
-def _explain(error: pydantic.ValidationError, kind: type[pydantic.BaseModel]) -> str:
-    """One line for the first problem that pydantic found."""
-    problem = error.errors()[0]
-    # parts of unions add the type to the place; the name of the setting is what users know
-    parts = [str(part) for part in problem["loc"] if re.fullmatch(r"[a-z_]+\d*", str(part))]
-    while parts and parts[-1] in {"int", "tuple", "float", "str", "constrained"}:
-        parts.pop()
-    place = ".".join(parts) or "settings"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {place!r}" + _suggest(place, kind)
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
-
-
-def _suggest(place: str, kind: type[pydantic.BaseModel]) -> str:
-    section = place.split(".")[0]
-    if section in kind.model_fields:
-        names = [name for name in setting_names(kind) if name.startswith(section)]
-        return did_you_mean(place, names)
-    return did_you_mean(place, kind.model_fields)
-
-
-def setting_names(kind: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
-    """The dotted names of all settings of `kind`."""
-    names = []
-    for key, field in kind.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-            names += setting_names(annotation, f"{prefix}{key}.")
-        else:
-            names.append(prefix + key)
-    return names
+    return read_settings(kind, path, overrides)

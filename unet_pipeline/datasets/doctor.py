@@ -6,17 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from unet_pipeline.classes import (
     IGNORE_INDEX,
     Classes,
     MaskValue,
-    nearest_values,
     pack_value,
-    unpack_value,
 )
-from unet_pipeline.datasets import checks
+from unet_pipeline.datasets import checks, class_checks, split_checks
 from unet_pipeline.datasets.duplicates import (
     Likeness,
     equal_pictures,
@@ -238,9 +234,9 @@ def _with_classes(diagnosis: Diagnosis, source: Path, options: Options) -> Diagn
     findings = [Finding("classes", "note", note) for note in notes]
     pixels = ClassPixelRows(class_pixels(s.mask, classes) for s in diagnosis.scans)
     findings += [
-        *checks.jpeg_masks(table, classes),
-        *checks.one_class_masks(diagnosis.scans, pixels, classes),
-        *checks.rare_classes(pixels, classes),
+        *class_checks.jpeg_masks(table, classes),
+        *class_checks.one_class_masks(diagnosis.scans, pixels, classes),
+        *class_checks.rare_classes(pixels, classes),
     ]
     return replace(
         diagnosis,
@@ -287,16 +283,16 @@ def _with_samples(
     # Folds are held out in turn: what lies in two of them leaks like what lies in two splits
     parts = [s.split if s.fold is None else f"fold {s.fold}" for s in samples]
     findings += [
-        *checks.dissolved_splits(given, folds),
-        *checks.empty_splits(samples),
-        *checks.absent_classes(diagnosis.pixels, [s.split for s in samples], classes),
+        *split_checks.dissolved_splits(given, folds),
+        *split_checks.empty_splits(samples),
+        *class_checks.absent_classes(diagnosis.pixels, [s.split for s in samples], classes),
         *equal_pictures(scans, parts),
         *near_duplicate_findings(scans, parts, likenesses),
-        *checks.parted_groups(groups, parts),
+        *split_checks.parted_groups(groups, parts),
     ]
     if options.split_by == "random":
         grouped = any(group is not None for group in named)
-        findings += checks.leaking_groups(ids, grouped=grouped, given=given)
+        findings += split_checks.leaking_groups(ids, grouped=grouped, given=given)
     facts = None
     if "train" in splits and not _disagree(diagnosis.findings):
         facts = make_facts(
@@ -395,29 +391,3 @@ def _sample(scan: PairScan, content: str, split: Split, group: str, fold: int | 
         content=content,
         fold=fold,
     )
-
-
-def value_rows(diagnosis: Diagnosis) -> list[tuple[MaskValue, int, int, str]]:
-    """The table of mask values: value, pixels, number of masks, what it is taken for."""
-    table, classes = diagnosis.table, diagnosis.classes
-    if table is None:
-        return []
-    keys = sorted(table.uses)
-    meanings = ["?"] * len(keys) if classes is None else _meanings(keys, classes)
-    return [
-        (unpack_value(key, table.encoding), table.uses[key].pixels, table.uses[key].num_masks, name)
-        for key, name in zip(keys, meanings, strict=True)
-    ]
-
-
-def _meanings(keys: Sequence[int], classes: Classes) -> list[str]:
-    """The class of each mask value; snapped ones say so."""
-    indices, away = nearest_values(classes, np.array(keys))
-    names = dict(enumerate(classes.names)) | {IGNORE_INDEX: "void"}
-    meanings = []
-    for index, distance in zip(indices.tolist(), away.tolist(), strict=True):
-        if distance and not classes.snap:
-            meanings.append("?" if classes.other is None else names[classes.other])
-        else:
-            meanings.append(names[index] + (" (snapped)" if distance else ""))
-    return meanings

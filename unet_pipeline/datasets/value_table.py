@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from unet_pipeline.classes import IGNORE_INDEX, Classes, nearest_values, pack_value
+from unet_pipeline.classes import (
+    IGNORE_INDEX,
+    Classes,
+    MaskValue,
+    nearest_values,
+    pack_value,
+    unpack_value,
+)
 from unet_pipeline.datasets.images import Color, Encoding
 from unet_pipeline.datasets.value_histograms import Numbering, find_numbering, void_value
 
@@ -208,3 +215,30 @@ def class_pixels(mask: MaskScan, classes: Classes) -> dict[int, int]:
         if rest:
             pixels[classes.other] = pixels.get(classes.other, 0) + rest
     return pixels
+
+
+def value_rows(
+    table: ValueTable | None, classes: Classes | None
+) -> list[tuple[MaskValue, int, int, str]]:
+    """Rows for people: mask value, pixels, number of masks, what it is taken for."""
+    if table is None:
+        return []
+    keys = sorted(table.uses)
+    meanings = ["?"] * len(keys) if classes is None else _meanings(keys, classes)
+    return [
+        (unpack_value(key, table.encoding), table.uses[key].pixels, table.uses[key].num_masks, name)
+        for key, name in zip(keys, meanings, strict=True)
+    ]
+
+
+def _meanings(keys: Sequence[int], classes: Classes) -> list[str]:
+    """The class of each mask value; snapped ones say so."""
+    indices, away = nearest_values(classes, np.array(keys))
+    names = dict(enumerate(classes.names)) | {IGNORE_INDEX: "void"}
+    meanings = []
+    for index, distance in zip(indices.tolist(), away.tolist(), strict=True):
+        if distance and not classes.snap:
+            meanings.append("?" if classes.other is None else names[classes.other])
+        else:
+            meanings.append(names[index] + (" (snapped)" if distance else ""))
+    return meanings

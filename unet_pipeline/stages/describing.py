@@ -11,9 +11,10 @@ from rich.text import Text
 
 from unet_pipeline.classes import MaskValue
 from unet_pipeline.console import as_text
-from unet_pipeline.datasets.doctor import Diagnosis, value_rows
+from unet_pipeline.datasets.doctor import Diagnosis
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.found_classes import show_value
+from unet_pipeline.datasets.value_table import value_rows
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _MOST_VALUES = 40  # rows of the table of mask values, those of most pixels
@@ -58,13 +59,13 @@ def _finding_lines(finding: Finding) -> Text:
 
 def frequent_rows(diagnosis: Diagnosis) -> list[tuple[MaskValue, int, int, str]]:
     """The rows of the values with most pixels, in the order of the values."""
-    rows = value_rows(diagnosis)
+    rows = value_rows(diagnosis.table, diagnosis.classes)
     most = sorted(range(len(rows)), key=lambda place: -rows[place][1])[:_MOST_VALUES]
     return [rows[place] for place in sorted(most)]
 
 
 def _value_table(diagnosis: Diagnosis) -> Table:
-    every, rows = value_rows(diagnosis), frequent_rows(diagnosis)
+    every, rows = value_rows(diagnosis.table, diagnosis.classes), frequent_rows(diagnosis)
     table = Table(title=f"{len(every)} mask values", title_justify="left")
     for name in ("value", "pixels", "share", "masks"):
         table.add_column(name, justify="right")
@@ -87,7 +88,7 @@ def diagnosis_summary(diagnosis: Diagnosis) -> dict[str, Any]:
         "findings": [finding.summary() for finding in diagnosis.findings],
         "mask_values": [
             {"value": value, "pixels": pixels, "masks": masks, "taken_for": meaning}
-            for value, pixels, masks, meaning in value_rows(diagnosis)
+            for value, pixels, masks, meaning in value_rows(diagnosis.table, diagnosis.classes)
         ],
         "num_pairs": len(diagnosis.scans),
         "facts": None if facts is None else facts.model_dump(mode="json"),

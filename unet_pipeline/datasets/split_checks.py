@@ -1,0 +1,77 @@
+"""What is wrong with splits, groups and folds: one function a question, each giving findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.groups import probable_groups
+from unet_pipeline.datasets.manifest import Sample, Split
+
+
+def leaking_groups(
+    ids: Sequence[str], *, grouped: bool, given: Sequence[Split | None]
+) -> Iterator[Finding]:
+    """Names that look like pieces of one thing, which a random split would part."""
+    if grouped or {"train", "val"} <= set(given):
+        return
+    hint = probable_groups([i for i, g in zip(ids, given, strict=True) if g in (None, "train")])
+    if hint is not None:
+        yield Finding(
+            "probable-groups",
+            "warning",
+            f"the names look like {hint.num_groups} groups of several images each (slices, frames, "
+            "fields of one thing), which a random split would part",
+            hint.num_groups,
+            tuple(hint.examples),
+            f"keep them together with --group-regex '{hint.pattern}'",
+        )
+
+
+def dissolved_splits(
+    given: Sequence[Split | None], folds: Sequence[int | None]
+) -> Iterator[Finding]:
+    """A val split that the data came with, now divided into folds together with train."""
+    count = sum(g == "val" and f is not None for g, f in zip(given, folds, strict=True))
+    if count:
+        yield Finding(
+            "splits",
+            "warning",
+            f"--folds divides the {count} val samples that the data came with among the folds",
+            count,
+            (),
+            "leave --folds out to keep that split",
+        )
+
+
+def empty_splits(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Splits without which nothing can be trained."""
+    present = {sample.split for sample in samples}
+    empty = [split for split in ("train", "val") if split not in present]
+    if empty:
+        yield Finding(
+            "empty-splits",
+            "warning",
+            f"there are no {' and no '.join(empty)} samples: it cannot be trained on yet",
+            len(empty),
+            (),
+            "add images, or set the column `split` of samples.csv",
+        )
+
+
+def parted_groups(groups: Sequence[str], parts: Sequence[str]) -> Iterator[Finding]:
+    """Named groups whose members the splits that the data came with have parted."""
+    where: dict[str, set[str]] = {}
+    for group, part in zip(groups, parts, strict=True):
+        where.setdefault(group, set()).add(part)
+    parted = [group for group, places in where.items() if len(places) > 1]
+    if parted:
+        yield Finding(
+            "groups-cross-splits",
+            "warning",
+            f"{len(parted)} groups have samples in several splits (a leak): scores will be too "
+            "good",
+            len(parted),
+            tuple(parted[:5]),
+            "move each group to one split in samples.csv, or give the data without splits",
+        )

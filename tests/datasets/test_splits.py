@@ -449,3 +449,19 @@ def test_folds_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         assign_folds(IDS[:5], IDS[:5], num_folds=number, seed=0, former=former)
+
+
+def test_of_equal_pictures_each_keeps_the_place_of_its_own_id() -> None:
+    former = [_former("a", "same", "train"), _former("b", "same", "val")]
+    matched = match_former(former, ["b", "a"], ["same", "same"])
+    assert [sample and sample.sample_id for sample in matched] == ["b", "a"]
+
+
+def test_a_renamed_one_of_equal_pictures_takes_the_place_whose_id_is_gone() -> None:
+    former = [_former("a", "same", "train"), _former("b", "same", "val")]
+    matched = match_former(former, ["a", "c"], ["same", "same"])
+    assert [sample and sample.sample_id for sample in matched] == ["a", "b"]
+
+
+def _former(sample_id: str, content: str, split: Split) -> Sample:
+    return Sample(sample_id, Path(sample_id), None, split, sample_id, 1, 1, content)

@@ -1,7 +1,12 @@
 """Which samples train, which choose the model (val), which give the final figures (test); folds.
 
 The place of a group follows from a hash of (seed, key) and from nothing else, so images that are
-added later move no old one. Only where a part would be empty or lack a class does a group move.
+added later move no old one. Only where a part would be empty or lack a class does a group move
+(`topping_up`), and when images are added, that may be undone or fall on another group.
+No rule without memory does better: if no image may ever move, each is where it would be as the
+only one, so its place follows from the image alone, and then nothing keeps a part from staying
+empty. The memory is `former`, the splits and folds of an earlier samples.csv (`--splits-from`):
+with it no old image moves, whatever is added.
 """
 
 from __future__ import annotations
@@ -155,21 +160,33 @@ def match_former(
 ) -> list[Sample | None]:
     """Which sample of an earlier dataset each sample is; None for a new one.
 
-    The content of the files decides, whatever they are called now; where it is not known there, or
-    stands in several splits or folds, the sample id does.
+    The content of the files decides, whatever they are called now. Of several with that content it
+    is the one of this id, else one whose id is not there any more, each taken once, else any of
+    them where they have one split and fold. All else is known by its sample id.
     """
     by_id: dict[str, Sample] = {}
-    by_content: dict[str, Sample | None] = {}
+    by_content: dict[str, list[Sample]] = {}
     for sample in former:
         by_id[sample.sample_id] = sample
-        twin = by_content.setdefault(sample.content, sample)
-        if twin and (twin.split, twin.fold) != (sample.split, sample.fold):
-            by_content[sample.content] = None
+        by_content.setdefault(sample.content, []).append(sample)
     by_content.pop("", None)
-    return [
-        by_content.get(content) or by_id.get(sample_id)
-        for sample_id, content in zip(ids, contents, strict=True)
-    ]
+    names = set(ids)
+    renamed = {
+        content: [twin for twin in twins if twin.sample_id not in names]
+        for content, twins in by_content.items()
+    }
+    result: list[Sample | None] = []
+    for sample_id, content in zip(ids, contents, strict=True):
+        same, twins = by_id.get(sample_id), by_content.get(content, [])
+        if same in twins:
+            result.append(same)
+        elif renamed.get(content):
+            result.append(renamed[content].pop(0))
+        elif len({(twin.split, twin.fold) for twin in twins}) == 1:
+            result.append(twins[0])
+        else:
+            result.append(same)
+    return result
 
 
 # ---- hashing ------------------------------------------------------------------------------------
@@ -208,16 +225,18 @@ def _units(
     follows: Mapping[str, Part],
 ) -> list[Group[Part]]:
     """The groups of the samples at `indices`, each in the part of its hash or of `follows`."""
-    classes: dict[str, set[int]] = {}
+    classes: dict[str, frozenset[int]] = {}
     for i in indices:
-        held = classes.setdefault(groups[i], set())
-        held.update(presence[i] if presence is not None else ())
+        own_classes = presence[i] if presence is not None else frozenset()
+        held = classes.get(groups[i], own_classes)
+        # Most groups are one sample: they share the set, of which there are a few in all
+        classes[groups[i]] = held if own_classes <= held else held | own_classes
     units = []
     for name, held in classes.items():
         u = hashes[name]
         own = next(part for part, (low, high) in intervals.items() if low <= u < high)
         part = follows.get(name, own)
-        units.append(Group(name, u, frozenset(held), part, fixed=name in follows))
+        units.append(Group(name, u, held, part, fixed=name in follows))
     return units
 
 

@@ -1,4 +1,8 @@
-"""Parts that a hash has left empty or without a class get the group that comes nearest to them."""
+"""Parts that a hash has left empty or without a class get the group that comes nearest to them.
+
+Which group that is depends on all others, so such a move, and none else, may be undone or made
+with another group when images are added. `fixed` groups, those of an earlier samples.csv, stay.
+"""
 
 from __future__ import annotations
 

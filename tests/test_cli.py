@@ -1,9 +1,7 @@
-"""The command line without its stages: exit codes, one-line errors, where options go."""
+"""The command line without its stages: where options go, what is refused, what is printed."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +11,7 @@ import pytest
 
 from unet_pipeline import cli
 from unet_pipeline.config import TrainConfig
-from unet_pipeline.errors import (
-    DatasetError,
-    DivergedError,
-    OutputInUseError,
-    ResourceError,
-    UserError,
-)
+from unet_pipeline.errors import UserError
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -57,67 +49,6 @@ def test_a_bad_option_is_one_line_and_exit_code_2(
     line = error_of(capsys)
     assert line.startswith("error: ")
     assert message in line
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (UserError("seen this; do that"), 2),
-        (DatasetError("seen this; do that"), 4),
-        (ResourceError("seen this; do that"), 5),
-        (DivergedError("seen this; do that"), 6),
-        (OutputInUseError("seen this; do that"), 7),
-        (KeyboardInterrupt(), 130),
-    ],
-)
-def test_each_kind_of_error_has_its_exit_code(
-    error: BaseException,
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def fail(arguments: list[str]) -> int:
-        raise error
-
-    monkeypatch.setattr(cli, "_invoke", fail)
-    assert cli.run([]) == code
-    assert error_of(capsys) in (
-        "error: seen this; do that",
-        "error: interrupted; files that are written are whole, and stay",
-    )
-
-
-def test_a_bug_is_told_as_a_bug_with_its_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(arguments: list[str]) -> int:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(cli, "_invoke", fail)
-    assert cli.run([]) == 1
-    err = capsys.readouterr().err
-    assert "Traceback" in err
-    assert "this is a bug" in err
-
-
-def test_sigterm_ends_with_143_after_cleaning_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    cleaned = []
-
-    def wait(arguments: list[str]) -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.pause()
-        finally:
-            cleaned.append(True)
-        return 0
-
-    monkeypatch.setattr(cli, "_invoke", wait)
-    former = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as caught:
-        cli.run([])
-    assert caught.value.code == 143
-    assert cleaned
-    assert signal.getsignal(signal.SIGTERM) == former
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,15 +164,12 @@ def test_help_shows_defaults_that_are_zero(capsys: pytest.CaptureFixture[str]) -
     assert "[default: 0]" in " ".join(seed.split())
 
 
-def test_a_full_disk_anywhere_is_a_matter_of_resources(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(arguments: list[str]) -> int:
-        raise OSError(28, "No space left on device", "some/file")
+def test_the_help_of_list_names_every_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    from unet_pipeline.stages.list import KINDS
 
-    monkeypatch.setattr(cli, "_invoke", fail)
-    assert cli.run([]) == 5
-    assert "some/file: no space left" in error_of(capsys)
+    assert cli.run(["list", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert not [kind for kind in KINDS if kind not in text]
 
 
 def test_ctrl_c_within_a_command_is_told(

@@ -1,20 +1,16 @@
 """The `unet` command: options in, stage called, exit code out; nothing else.
 
 An option is one line: its flags and the setting it sets. Help text, type check and default of a
-setting live in `config.py`. Neither torch nor mlflow is imported before a stage runs.
+setting live in `config.py`, exit codes in `ending.py`. Neither torch nor mlflow is imported before
+a stage runs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 import pydantic
@@ -28,8 +24,8 @@ from unet_pipeline.config import (
     TrainConfig,
     load_config,
 )
-from unet_pipeline.errors import ResourceError, UserError
-from unet_pipeline.files import resource_reason
+from unet_pipeline.ending import exit_code_of
+from unet_pipeline.errors import UserError
 from unet_pipeline.settings_files import describe_setting, parse_assignments
 
 # Typer carries its own click and exports only the leaf of its usage errors
@@ -238,27 +234,19 @@ def train(
         settings = load_config(config, overrides, kind=TrainConfig)
     elif config is not None or dry_run:
         raise UserError("--resume takes the settings of its run: leave out --config and --dry-run")
-    if baselines:
+    if baselines or every_fold:
         if resume is not None or dry_run:
-            raise UserError("--baselines trains anew: leave out --resume and --dry-run")
-        if every_fold:
+            asked, way = ("--baselines", "") if baselines else ("--fold all", ", or name one fold")
+            raise UserError(f"{asked} trains anew: leave out --resume and --dry-run{way}")
+        if baselines and every_fold:
             raise UserError("--baselines takes one fold, such as --fold 0, or none")
-        from unet_pipeline.stages.compare import compare
+        from unet_pipeline.stages.compare import Comparison, compare
+        from unet_pipeline.stages.cross_validate import CrossValidation, cross_validate
 
-        comparison = compare(settings)
-        _print_result(comparison.table(), comparison.summary() if as_json else None)
-        comparison.raise_for_failed()
-        return
-    if every_fold:
-        if resume is not None or dry_run:
-            raise UserError(
-                "--fold all trains anew: leave out --resume and --dry-run, or name one fold"
-            )
-        from unet_pipeline.stages.cross_validate import cross_validate
-
-        validation = cross_validate(settings)
-        _print_result(validation.table(), validation.summary() if as_json else None)
-        validation.raise_for_failed()
+        several: Comparison | CrossValidation
+        several = compare(settings) if baselines else cross_validate(settings)
+        _print_result(several.table(), several.summary() if as_json else None)
+        several.raise_for_failed()
         return
     from unet_pipeline.stages import train as stage
 
@@ -384,37 +372,7 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors of the user become one line on stderr."""
-    from unet_pipeline.console import log_to_stderr, print_error
-
-    log_to_stderr()
-    with _terminate_as_exit():
-        try:
-            return _invoke(arguments)
-        except UserError as error:
-            print_error(str(error))
-            return error.exit_code
-        except KeyboardInterrupt:
-            print_error("interrupted; files that are written are whole, and stay")
-            return 130
-        except BrokenPipeError:  # the reader of our stdout has left; nobody is there to be told
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        except OSError as error:
-            reason = resource_reason(error)
-            if reason is None:
-                return _report_bug(error)
-            print_error(f"{error.filename or 'cannot go on'}: {reason}")
-            return ResourceError.exit_code
-        except Exception as error:  # noqa: BLE001 - the last resort: a bug, told as one
-            return _report_bug(error)
-
-
-def _report_bug(error: Exception) -> int:
-    traceback.print_exception(error)
-    from unet_pipeline.console import print_error
-
-    print_error(f"internal error: {error!r:.300}; this is a bug, please report the lines above")
-    return 1
+    return exit_code_of(lambda: _invoke(arguments))
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -438,30 +396,3 @@ def _invoke(arguments: list[str]) -> int:
     if result == 130:  # typer turns Ctrl-C into its code, without a word
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
-
-
-class _Terminated(BaseException):
-    """SIGTERM, raised in the main thread so that files are closed and removed on the way out."""
-
-
-@contextlib.contextmanager
-def _terminate_as_exit() -> Iterator[None]:
-    """Turn SIGTERM into exit code 143 after clean-up; training installs its own handler."""
-
-    def raise_terminated(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    try:
-        former = signal.signal(signal.SIGTERM, raise_terminated)
-    except ValueError:  # not the main thread: signals are not ours
-        yield
-        return
-    try:
-        yield
-    except _Terminated:
-        from unet_pipeline.console import print_error
-
-        print_error("terminated; files that are written are whole, and stay")
-        sys.exit(143)
-    finally:
-        signal.signal(signal.SIGTERM, former)

@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Field
 
 from unet_pipeline.settings_files import Config, read_settings
-from unet_pipeline.settings_files import dump_config as dump_config  # of one piece with load_config
+from unet_pipeline.settings_files import dump_config as dump_config  # beside load_config
 from unet_pipeline.spelling import (
     Fraction,
     PositiveInt,

@@ -37,7 +37,7 @@ def read_settings(
 
 
 def dump_config(config: pydantic.BaseModel) -> str:
-    """The settings as YAML that `load_config` reads back to the same object."""
+    """The settings as YAML that `read_settings` reads back to the same object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

@@ -11,11 +11,11 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unet_pipeline import tracking
-from unet_pipeline.config import EvaluateConfig, TrainConfig
+from unet_pipeline.config import TrainConfig
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.manifest import Manifest, Sample, Split
@@ -27,20 +27,15 @@ from unet_pipeline.evaluation import (
     comparison_png,
     comparison_table,
 )
-from unet_pipeline.files import require_writable, write_atomic
+from unet_pipeline.files import write_atomic
 from unet_pipeline.models import (
     PATCH_NETWORKS,
     RULES,
     build_network,
     load_model,
 )
-from unet_pipeline.runtime import choose_device, memory_errors
-from unet_pipeline.stages.assembly import (
-    as_the_weights,
-    complete_config,
-)
-from unet_pipeline.stages.building import build_loss, build_segmenter
-from unet_pipeline.stages.evaluate import evaluate
+from unet_pipeline.runtime import choose_device
+from unet_pipeline.stages.assembly import as_the_weights
 from unet_pipeline.stages.fitting import fit_rule
 from unet_pipeline.stages.measuring import (
     make_predictor,
@@ -48,9 +43,15 @@ from unet_pipeline.stages.measuring import (
     prediction_speed,
     windows_of,
 )
-from unet_pipeline.stages.nested import Parent, open_parent, train_below, without_place
-from unet_pipeline.stages.opening import open_data
-from unet_pipeline.stages.train import InterruptedRunError
+from unet_pipeline.stages.nested import (
+    Parent,
+    complete_shared,
+    fill_row,
+    open_parent,
+    open_shared,
+    score_below,
+    train_below,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,6 @@ class _Ladder:
     config: TrainConfig
     manifest: Manifest
     split: Split
-    experiment: str
     parent: Parent
     rungs: list[Rung] = field(default_factory=list)
 
@@ -122,26 +122,16 @@ def compare(config: TrainConfig) -> Comparison:
     Raises `UserError` for data or settings that no rung can work with, `InterruptedRunError` after
     a signal.
     """
-    require_writable(Path(config.output.runs_dir))
-    manifest = open_data(config.data, splits=("train", "val"))
+    manifest, shared = open_shared(config, splits=("train", "val"))
     facts = manifest.facts
-    asked, config = config.model.name, as_the_weights(config)
-    if config.model.name != asked:
-        logger.info("the weights are of %s, which is the last rung", config.model.name)
-    experiment = tracking.experiment_name(config.output.experiment, default=facts.name)
-    top = _completed(config.model.name, config, manifest, experiment)
-    with memory_errors("use a smaller model"):
-        build_segmenter(top, facts)  # options and weights that do not fit are said now as well
+    asked, shared = shared.model.name, as_the_weights(shared)
+    if shared.model.name != asked:
+        logger.info("the weights are of %s, which is the last rung", shared.model.name)
+    top = complete_shared(_config_of(shared.model.name, shared), manifest)
     split: Split = "test" if facts.num_samples["test"] else "val"
-    with open_parent(
-        top,
-        manifest,
-        experiment=experiment,
-        run_name=config.output.run_name,
-        stem="baselines",
-        row="rung",
-    ) as parent:
-        ladder = _Ladder(config, manifest, split, experiment, parent)
+    run_name = config.output.run_name
+    with open_parent(top, manifest, run_name=run_name, stem="baselines", row="rung") as parent:
+        ladder = _Ladder(shared, manifest, split, parent)
         _climb(ladder)
         _write_pictures(ladder)
     logger.info("table and pictures: %s", parent.folder)
@@ -164,16 +154,9 @@ def _climb(ladder: _Ladder) -> None:
         reason = _reason_against(ladder, name)
         if reason:
             _keep(ladder, Rung(name, note=reason))
-            continue
-        rung = Rung(name)
-        try:
-            for rung in _make(ladder, name):
-                _keep(ladder, rung)
-        except InterruptedRunError:
-            raise
-        except UserError as error:
-            ladder.parent.failures.append(error)
-            _keep(ladder, replace(rung, note=str(error)))
+        else:
+            keep = partial(_keep, ladder)
+            fill_row(ladder.parent, Rung(name), _make(ladder, name), keep)
 
 
 def _keep(ladder: _Ladder, rung: Rung) -> None:
@@ -192,7 +175,7 @@ def _reason_against(ladder: _Ladder, name: str) -> str:
             counts = {"in_channels": facts.in_channels, "num_classes": facts.classes.num_classes}
             build_network(name, {}, **counts)
         else:
-            _completed(name, ladder.config, ladder.manifest, ladder.experiment)
+            complete_shared(_config_of(name, ladder.config), ladder.manifest)
     except UserError as error:
         return str(error)
     return ""
@@ -206,45 +189,30 @@ def _make(ladder: _Ladder, name: str) -> Iterator[Rung]:
             name,
             ladder.config,
             ladder.manifest,
-            experiment=ladder.experiment,
+            experiment=ladder.parent.track.experiment,
             parent=ladder.parent.track,
         )
         seconds = time.monotonic() - began
     else:
-        settings = _config_of(name, ladder.config, ladder.experiment)
-        run = train_below(ladder.parent, settings, ladder.manifest)
+        run = train_below(ladder.parent, _config_of(name, ladder.config), ladder.manifest)
         folder, seconds = run.folder, run.seconds
     segmenter = load_model(folder)
     parameters = sum(weights.numel() for weights in segmenter.network.parameters())
     rung = Rung(name, parameters=parameters, training_seconds=seconds, run=str(folder))
     yield rung
     config, facts = ladder.config, ladder.manifest.facts
-    scores = evaluate(
-        EvaluateConfig(
-            model=str(folder),
-            split=ladder.split,
-            runtime=config.runtime,
-            inference=windows_of(config, name),
-            tracking=config.output.tracking,
-        ),
-        manifest=ladder.manifest,
-    ).scores
+    scores = score_below(
+        folder, config, ladder.manifest, split=ladder.split, inference=windows_of(config, name)
+    )
     rung = replace(rung, mean_iou=scores.mean_iou, mean_dice=scores.mean_dice)
     yield rung
     speed = prediction_speed(make_predictor(segmenter, config), ladder.samples, facts)
     yield replace(rung, megapixels_per_second=speed)
 
 
-def _completed(name: str, config: TrainConfig, manifest: Manifest, experiment: str) -> TrainConfig:
-    """The settings of one rung, checked; `UserError` for those that cannot be."""
-    completed, _ = complete_config(_config_of(name, config, experiment), manifest)
-    build_loss(completed, manifest.facts)
-    return completed
-
-
-def _config_of(name: str, config: TrainConfig, experiment: str) -> TrainConfig:
+def _config_of(name: str, config: TrainConfig) -> TrainConfig:
     """The settings of one rung: what is for the top one, or for patches, is for no other."""
-    tree = without_place(config, experiment=experiment)
+    tree = config.model_dump(exclude_unset=True)
     if name != config.model.name:
         tree["model"] = {"name": name}
     if name in PATCH_NETWORKS:

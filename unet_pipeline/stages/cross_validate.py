@@ -14,26 +14,28 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from unet_pipeline import tracking
-from unet_pipeline.config import EvaluateConfig, TrainConfig
+from unet_pipeline.config import TrainConfig
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation.tables import csv_bytes
-from unet_pipeline.files import require_writable
-from unet_pipeline.runtime import memory_errors
-from unet_pipeline.stages.assembly import complete_config
-from unet_pipeline.stages.building import build_loss, build_segmenter
-from unet_pipeline.stages.evaluate import evaluate
-from unet_pipeline.stages.nested import Parent, open_parent, train_below, without_place
-from unet_pipeline.stages.opening import open_data, refuse_folds_of_plain
-from unet_pipeline.stages.train import InterruptedRunError
+from unet_pipeline.stages.nested import (
+    Parent,
+    complete_shared,
+    fill_row,
+    open_parent,
+    open_shared,
+    score_below,
+    train_below,
+)
+from unet_pipeline.stages.opening import refuse_folds_of_plain
 
 logger = logging.getLogger(__name__)
 
@@ -136,39 +138,19 @@ def cross_validate(config: TrainConfig) -> CrossValidation:
         raise UserError(f"--fold all trains every fold: leave out data.fold = {config.data.fold}")
     if config.data.path and not Manifest.is_in(Path(config.data.path)):
         refuse_folds_of_plain(Path(config.data.path))
-    require_writable(Path(config.output.runs_dir))
-    manifest = open_data(config.data, splits=())
+    manifest, shared = open_shared(config, splits=())
     facts = manifest.facts
-    experiment = tracking.experiment_name(config.output.experiment, default=facts.name)
-    shared = TrainConfig.model_validate(without_place(config, experiment=experiment))
     first = manifest.fold(0)
     number = len(facts.folds)
     _refuse_empty(manifest, number)
-    shared, _ = complete_config(shared, first)
-    build_loss(shared, first.facts)
-    with memory_errors("use a smaller model"):
-        build_segmenter(shared, first.facts)  # options and weights that do not fit are said now
-    with open_parent(
-        shared,
-        manifest,
-        experiment=experiment,
-        run_name=config.output.run_name,
-        stem="folds",
-        row="fold",
-    ) as parent:
+    shared = complete_shared(shared, first)
+    run_name = config.output.run_name
+    with open_parent(shared, manifest, run_name=run_name, stem="folds", row="fold") as parent:
         rows: list[FoldResult] = []
+        keep = partial(_keep, parent, rows, data=facts.name)
         for fold in range(number):
             logger.info("fold %d, %d of %d", fold, fold + 1, number)
-            row = FoldResult(fold)
-            try:
-                for row in _results(parent, shared, manifest, fold):
-                    _keep(parent, rows, row, facts.name)
-            except InterruptedRunError:
-                raise
-            except UserError as error:
-                logger.warning("fold %d: %s", fold, error)
-                parent.failures.append(error)
-                _keep(parent, rows, replace(row, note=str(error)), facts.name)
+            fill_row(parent, FoldResult(fold), _results(parent, shared, manifest, fold), keep)
     logger.info("table: %s", parent.folder)
     return CrossValidation(
         parent.folder, facts.name, tuple(rows), tuple(parent.failures), parent.track.url
@@ -203,19 +185,14 @@ def _results(
     )
     yield row
     if data.facts.num_samples["test"]:
-        settings = EvaluateConfig(
-            model=str(run.folder),
-            split="test",
-            runtime=config.runtime,
-            inference=config.inference,
-            tracking=config.output.tracking,
-        )
-        scores = evaluate(settings, manifest=data).scores
+        scores = score_below(run.folder, config, data, split="test", inference=config.inference)
         yield replace(row, test_mean_iou=scores.mean_iou, test_mean_dice=scores.mean_dice)
 
 
-def _keep(parent: Parent, rows: list[FoldResult], row: FoldResult, data: str) -> None:
+def _keep(parent: Parent, rows: list[FoldResult], row: FoldResult, *, data: str) -> None:
     """Put a fold into the table, as far as it has come, and write the table."""
+    if row.note:
+        logger.warning("fold %d: %s", row.fold, row.note)
     rows[:] = [other for other in rows if other.fold != row.fold] + [row]
     title = _title(data, len(rows))
     parent.write_table("folds", len(rows), csv=_csv(rows), markdown=_markdown(rows, title=title))

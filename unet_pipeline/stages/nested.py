@@ -4,22 +4,61 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from unet_pipeline import tracking
-from unet_pipeline.config import TrainConfig, dump_config
+from unet_pipeline.config import EvaluateConfig, TrainConfig, WindowSettings, dump_config
 from unet_pipeline.console import log_to_file
-from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
+from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Split
 from unet_pipeline.errors import UserError
-from unet_pipeline.files import folder_lock, write_atomic
+from unet_pipeline.evaluation import Scores
+from unet_pipeline.files import folder_lock, require_writable, write_atomic
+from unet_pipeline.runtime import memory_errors
+from unet_pipeline.stages.assembly import complete_config, decided
+from unet_pipeline.stages.building import build_loss, build_segmenter
+from unet_pipeline.stages.evaluate import evaluate
+from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.session import headline, start_tracking
 from unet_pipeline.stages.train import InterruptedRunError, TrainedRun, train
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)
+
+
+class _NotedRow(Protocol):
+    """A dataclass for a row of a table; note says why it lacks figures, where it does."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def note(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=_NotedRow)
+
+
+def open_shared(config: TrainConfig, *, splits: tuple[Split, ...]) -> tuple[Manifest, TrainConfig]:
+    """The data of all runs, which holds samples of `splits`, and the settings that they share.
+
+    These are the settings that `config` was given, with the experiment of all and no name.
+    Raises `UserError` for a folder of runs that cannot be written, and what `open_data` raises.
+    """
+    require_writable(Path(config.output.runs_dir))
+    manifest = open_data(config.data, splits=splits)
+    experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
+    tree = config.model_dump(exclude_unset=True)
+    tree["output"] = tree.get("output", {}) | {"run_name": None, "experiment": experiment}
+    return manifest, TrainConfig.model_validate(tree)
+
+
+def complete_shared(config: TrainConfig, manifest: Manifest) -> TrainConfig:
+    """`config` with every setting decided; `UserError` for those that the data refuses."""
+    completed, _ = complete_config(config, manifest)
+    build_loss(completed, manifest.facts)
+    return completed
 
 
 @dataclass
@@ -53,7 +92,6 @@ def open_parent(
     config: TrainConfig,
     manifest: Manifest,
     *,
-    experiment: str,
     run_name: str | None,
     stem: str,
     row: str,
@@ -62,7 +100,11 @@ def open_parent(
 
     config: the settings that the runs below share, completed. stem: of the folder's name where
         `run_name` is None, and what stands in MLflow as the model. row: what a row is called.
+    Raises `UserError`, before anything is written, for options and weights that do not fit.
     """
+    with memory_errors("use a smaller model"):
+        build_segmenter(config, manifest.facts)
+    experiment = decided(config.output.experiment)
     folder = runs.create_run_folder(Path(config.output.runs_dir), experiment, run_name, stem=stem)
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
         write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
@@ -102,8 +144,36 @@ def train_below(parent: Parent, config: TrainConfig, manifest: Manifest) -> Trai
     return run
 
 
-def without_place(config: TrainConfig, *, experiment: str) -> dict[str, Any]:
-    """The settings of `config` that were given, as a tree, for a run with a name of its own."""
-    tree = config.model_dump(exclude_unset=True)
-    tree["output"] = tree.get("output", {}) | {"run_name": None, "experiment": experiment}
-    return tree
+def score_below(
+    folder: Path,
+    config: TrainConfig,
+    manifest: Manifest,
+    *,
+    split: Split,
+    inference: WindowSettings,
+) -> Scores:
+    """The scores on `split` of the run in `folder`, as `unet evaluate` finds and records them."""
+    settings = EvaluateConfig(
+        model=str(folder),
+        split=split,
+        runtime=config.runtime,
+        inference=inference,
+        tracking=config.output.tracking,
+    )
+    return evaluate(settings, manifest=manifest).scores
+
+
+def fill_row(parent: Parent, row: Row, steps: Iterable[Row], keep: Callable[[Row], None]) -> None:
+    """Keep a row of the table each time that it has come further.
+
+    steps: the row after each step; `row` is the one before any. keep: puts it into the table.
+    Where a step fails the row says why, and `parent` has the error: other rows can follow.
+    """
+    try:
+        for row in steps:
+            keep(row)
+    except InterruptedRunError:
+        raise
+    except UserError as error:
+        parent.failures.append(error)
+        keep(replace(row, note=str(error)))

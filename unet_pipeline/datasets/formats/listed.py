@@ -192,13 +192,15 @@ def pair_up(
 
     Where no annotation file names a split, the folders of the images may.
     """
-    findings = [*_missing(drawn), *_repeated(drawn)]
-    rows: dict[Path, Drawn] = {}
+    entries: dict[Path, list[Drawn]] = {}
     for each in drawn:
         if each.placed.path:
-            before = rows.get(each.placed.path)  # listed twice: all of its shapes count
-            shapes = each.shapes if before is None else (*before.shapes, *each.shapes)
-            rows[each.placed.path] = each._replace(shapes=shapes)
+            entries.setdefault(each.placed.path, []).append(each)
+    findings = [*_missing(drawn), *_repeated(list(entries.values()))]
+    rows = {  # of an image that is listed twice, all shapes count
+        path: same[-1]._replace(shapes=tuple(shape for each in same for shape in each.shapes))
+        for path, same in entries.items()
+    }
     splits: dict[Path, Split | None] = {path: row.listed.split for path, row in rows.items()}
     if not any(splits.values()):
         by_folder = {path: split_of_path(row.placed.parts) for path, row in rows.items()}
@@ -223,51 +225,49 @@ def pair_up(
 
 
 def _missing(drawn: Sequence[Drawn]) -> Iterator[Finding]:
-    absent = [d.listed.name for d in drawn if not d.placed.path and d.placed.num_fitting < 2]
-    several = [d.listed.name for d in drawn if d.placed.num_fitting > 1]
+    """The images that no file fits, and those that several fit."""
+    lost = [each for each in drawn if not each.placed.path]
+    absent = [each.listed.name for each in lost if each.placed.num_fitting < 2]
+    several = [each.listed.name for each in lost if each.placed.num_fitting > 1]
+    of_all = f"of {counted(len(drawn), 'listed image')}"
     if absent:
-        yield Finding(
-            code="missing-images",
-            severity="error",
-            message=f"{len(absent)} of {counted(len(drawn), 'listed image')} "
-            f"{agree(len(absent), 'are')} not there",
-            count=len(absent),
-            examples=tuple(absent[:5]),
-            remedy="put them beside the annotations, or name their folder with --images",
+        yield _error(
+            "missing-images",
+            f"{len(absent)} {of_all} {agree(len(absent), 'are')} not there",
+            absent,
+            "put them beside the annotations, or name their folder with --images",
         )
     if several:
-        yield Finding(
-            code="ambiguous-images",
-            severity="error",
-            message=f"{len(several)} of {counted(len(drawn), 'listed image')} "
-            f"{agree(len(several), 'fit')} several files",
-            count=len(several),
-            examples=tuple(several[:5]),
-            remedy="name the folder of the images with --images",
+        yield _error(
+            "ambiguous-images",
+            f"{len(several)} {of_all} {agree(len(several), 'fit')} several files",
+            several,
+            "name the folder of the images with --images",
         )
 
 
-def _repeated(drawn: Sequence[Drawn]) -> Iterator[Finding]:
-    """The images that several entries list; all of their shapes are drawn over one another."""
-    entries: dict[Path, list[Listed]] = {}
-    for each in drawn:
-        if each.placed.path:
-            entries.setdefault(each.placed.path, []).append(each.listed)
-    twice = [listed for listed in entries.values() if len(listed) > 1]
+def _repeated(entries: Sequence[Sequence[Drawn]]) -> Iterator[Finding]:
+    """The images that several entries list; all of their shapes are drawn over one another.
+
+    entries: those of each image.
+    """
+    twice = [[each.listed for each in same] for same in entries if len(same) > 1]
     if twice:
-        yield Finding(
-            code="repeated-images",
-            severity="error",
-            message=f"{counted(len(twice), 'image')} {agree(len(twice), 'are')} listed more than "
-            "once",
-            count=len(twice),
-            examples=tuple(
-                f"{listed[0].name} in {listed[0].file} by the ids "
-                + " and ".join(entry.key for entry in listed)
-                for listed in twice[:5]
-            ),
-            remedy="keep one entry an image, with all of its annotations",
+        yield _error(
+            "repeated-images",
+            f"{counted(len(twice), 'image')} {agree(len(twice), 'are')} listed more than once",
+            [
+                f"{first.name} in {first.file} by the ids "
+                + " and ".join(entry.key for entry in (first, *others))
+                for first, *others in twice
+            ],
+            "keep one entry an image, with all of its annotations",
         )
+
+
+def _error(code: str, message: str, examples: Sequence[str], remedy: str) -> Finding:
+    """The error about all of `examples`."""
+    return Finding(code, "error", message, len(examples), tuple(examples[:5]), remedy)
 
 
 def _unlisted(rows: Mapping[Path, Drawn], places: Places) -> Iterator[str]:

@@ -1,0 +1,98 @@
+"""How a command ends: exit codes, and one line about what went wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from unet_pipeline.ending import exit_code_of
+from unet_pipeline.errors import (
+    DatasetError,
+    DivergedError,
+    OutputInUseError,
+    RejectedInputsError,
+    ResourceError,
+    UserError,
+)
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def code_after(error: BaseException) -> int:
+    """The exit code of a command that raises `error`."""
+
+    def fail() -> int:
+        raise error
+
+    return exit_code_of(fail)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_what_a_command_returns_is_its_exit_code(
+    code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(lambda: code) == code
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("seen this; do that"), 2),
+        (RejectedInputsError("seen this; do that"), 3),
+        (DatasetError("seen this; do that"), 4),
+        (ResourceError("seen this; do that"), 5),
+        (DivergedError("seen this; do that"), 6),
+        (OutputInUseError("seen this; do that"), 7),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_after(error) == code
+    assert error_of(capsys) in (
+        "error: seen this; do that",
+        "error: interrupted; files that are written are whole, and stay",
+    )
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("odd")])
+def test_a_bug_is_told_as_a_bug_with_its_traceback(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_after(error) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "this is a bug" in err
+
+
+def test_a_full_disk_anywhere_is_a_matter_of_resources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_after(OSError(28, "No space left on device", "some/file")) == 5
+    assert "some/file: no space left" in error_of(capsys)
+
+
+def test_sigterm_ends_with_143_after_cleaning_up() -> None:
+    cleaned = []
+
+    def wait() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+        return 0
+
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        exit_code_of(wait)
+    assert caught.value.code == 143
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) == former

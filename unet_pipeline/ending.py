@@ -1,0 +1,79 @@
+"""How a command ends: an exit code, and one line on stderr where it did not end well.
+
+The codes of what the user can mend stand with their errors (`errors.py`); those of signals, of bugs
+and of readers that have left stand here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from unet_pipeline.console import log_to_stderr, print_error
+from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.files import resource_reason
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """What `command` returns, or the exit code of its error after one line about that on stderr.
+
+    Log lines go to stderr meanwhile. A bug is told with its traceback. SIGTERM ends the program
+    with 143 after clean-up, as `SystemExit`.
+    """
+    log_to_stderr()
+    with _terminate_as_exit():
+        try:
+            return command()
+        except UserError as error:
+            print_error(str(error))
+            return error.exit_code
+        except KeyboardInterrupt:
+            print_error("interrupted; files that are written are whole, and stay")
+            return 130
+        except BrokenPipeError:  # the reader of our stdout has left; nobody is there to be told
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except OSError as error:
+            reason = resource_reason(error)
+            if reason is None:
+                return _report_bug(error)
+            print_error(f"{error.filename or 'cannot go on'}: {reason}")
+            return ResourceError.exit_code
+        except Exception as error:  # noqa: BLE001 - the last resort: a bug, told as one
+            return _report_bug(error)
+
+
+def _report_bug(error: Exception) -> int:
+    traceback.print_exception(error)
+    print_error(f"internal error: {error!r:.300}; this is a bug, please report the lines above")
+    return 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised in the main thread so that files are closed and removed on the way out."""
+
+
+@contextlib.contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into exit code 143 after clean-up; training installs its own handler."""
+
+    def raise_terminated(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        former = signal.signal(signal.SIGTERM, raise_terminated)
+    except ValueError:  # not the main thread: signals are not ours
+        yield
+        return
+    try:
+        yield
+    except _Terminated:
+        print_error("terminated; files that are written are whole, and stay")
+        sys.exit(143)
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -134,6 +134,7 @@ def prepare(
     splits_from: Annotated[
         str | None, _setting(PrepareConfig, "splits_from", "--splits-from")
     ] = None,
+    update: Annotated[bool | None, _setting(PrepareConfig, "update", "--update")] = None,
     val: Annotated[float | None, _setting(PrepareConfig, "data.val_fraction", "--val")] = None,
     test: Annotated[float | None, _setting(PrepareConfig, "data.test_fraction", "--test")] = None,
     seed: Annotated[int | None, _setting(PrepareConfig, "data.split_seed", "--seed")] = None,

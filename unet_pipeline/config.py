@@ -250,6 +250,11 @@ class PrepareConfig(Settings):
         description="Folder of a prepared dataset (or its samples.csv) whose samples keep their "
         "splits; only new ones are assigned.",
     )
+    update: bool = Field(
+        False,
+        description="Bring the dataset in the output up to date: old samples keep split and fold; "
+        "where there is none yet, make it.",
+    )
     num_scenes: PositiveInt = Field(
         300, description="Scenes of the embedded sample data, made where no SOURCE is given."
     )

@@ -111,7 +111,7 @@ def test_a_prepared_dataset_is_never_overwritten(capsys: pytest.CaptureFixture[s
     assert cli.run(["prepare", "cells"]) == 0
     before = snapshot(Path("data"))
     assert cli.run(["prepare", "cells"]) == 2
-    assert "holds a prepared dataset" in capsys.readouterr().err
+    assert "holds a prepared dataset: --update brings it" in capsys.readouterr().err
     assert snapshot(Path("data")) == before
 
 

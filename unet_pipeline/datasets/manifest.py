@@ -198,7 +198,7 @@ class Manifest:
                 f"{folder} is no prepared dataset (it has no {FACTS_FILE} and {SAMPLES_FILE}); "
                 "make one with `unet prepare`"
             )
-        facts = _load_facts(folder / FACTS_FILE)
+        facts = load_facts(folder / FACTS_FILE)
         samples, gone = load_samples(folder / SAMPLES_FILE)
         if gone:
             shown = ", ".join(str(file) for file in gone[:5])
@@ -250,7 +250,8 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
     return key, text  # names that differ in case alone still have an order
 
 
-def _load_facts(path: Path) -> DatasetFacts:
+def load_facts(path: Path) -> DatasetFacts:
+    """The facts in a dataset.yaml. Raises `DatasetError` for a file that is damaged or newer."""
     try:
         content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -5,8 +5,8 @@ added later move no old one. Only where a part would be empty or lack a class do
 (`topping_up`), and when images are added, that may be undone or fall on another group.
 No rule without memory does better: if no image may ever move, each is where it would be as the
 only one, so its place follows from the image alone, and then nothing keeps a part from staying
-empty. The memory is `former`, the splits and folds of an earlier samples.csv (`--splits-from`):
-with it no old image moves, whatever is added.
+empty. The memory is `former`, the splits and folds of an earlier samples.csv
+(`prepare --update`, `--splits-from`): with it no old image moves, whatever is added.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def top_up(
         notes[_MAX_NOTES:] = [f"and {len(notes) - _MAX_NOTES} more such moves"]
     if notes:
         notes.append(
-            "when images are added, such moves may fall out differently; --splits-from with the "
-            "folder of this dataset keeps them"
+            "when images are added, such moves may fall out differently; `prepare --update`, or "
+            "--splits-from with the folder of this dataset, keeps them"
         )
     return notes
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_pipeline.catalogue import lookup
+from unet_pipeline.classes import parse_value
 from unet_pipeline.config import DataSettings, PrepareConfig
 from unet_pipeline.datasets.doctor import Diagnosis, examine
 from unet_pipeline.datasets.exports import EXPORTS
@@ -18,6 +19,15 @@ from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.formats.torchvision_sets import (
     find_torchvision,
     is_torchvision,
+)
+from unet_pipeline.datasets.former import (
+    ClassSettings,
+    Former,
+    class_settings,
+    refuse_another_dataset,
+    refuse_other_numbers,
+    with_classes_of,
+    with_edited_splits,
 )
 from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.index import found_again
@@ -44,6 +54,7 @@ from unet_pipeline.stages.writing import (
     write_copy,
     write_dataset,
     write_export,
+    write_update,
 )
 
 logger = logging.getLogger(__name__)
@@ -82,7 +93,8 @@ def check(config: PrepareConfig) -> CheckedSource:
     Raises `UserError` for a source that does not exist and options that do not fit the data.
     """
     for name, flag in (("output", "--output"), ("fix", "--fix"), ("export", "--export"),
-                       ("tile", "--tile"), ("tile_overlap", "--overlap")):  # fmt: skip
+                       ("tile", "--tile"), ("tile_overlap", "--overlap"),
+                       ("update", "--update")):  # fmt: skip
         if getattr(config, name):
             raise UserError(f"{flag} has no effect with --check, which writes nothing")
     if config.data.path is None:
@@ -107,13 +119,17 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     Without `data.path` the embedded sample scenes are written first. The source is only read:
     samples.csv refers to its files by relative paths, and what it does not hold as a file (drawn
     masks, tiles) is written beside it. Raises `DatasetError` where training on the data would be
-    wrong, `UserError` where the output folder holds another dataset already.
+    wrong, `UserError` where the output folder holds a dataset already. With `update` that one is
+    brought up to date: its samples keep their split and fold, its classes stay.
     """
     path = config.data.path
     output = _output_of(config)
     _refuse_what_does_not_go_together(config, output)
+    if config.update and Manifest.is_in(output):
+        return _update(config, output)
+    may_update = path is not None and not (config.tile or is_torchvision(path))
     if not config.fix:
-        refuse_prepared(output)
+        refuse_prepared(output, may_update=may_update)
     source = None if path is None else Path(path)
     if source is not None and not is_torchvision(str(path)):
         # now, so that a source that is none leaves no output folder
@@ -121,7 +137,7 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     former = _former_samples(config)
     with _folder_for(output), folder_lock(output), contextlib.ExitStack() as undo:
         if not config.fix:
-            refuse_prepared(output)  # another process may have been faster
+            refuse_prepared(output, may_update=may_update)  # another process may have been faster
         if source is not None:
             refuse_what_is_in_the_way(output, fix=config.fix)
         undo.callback(remove_unfinished, output, not_there_yet(output))
@@ -169,14 +185,61 @@ def _look_for(config: PrepareConfig, source: Path) -> tuple[PrepareConfig, Found
         )
     if classes.other is None:
         return config, found_again(manifest)
+    settings = ClassSettings(classes.values, classes.names, classes.other)
+    return _with_classes(config, settings), found_again(manifest)
+
+
+def _with_classes(config: PrepareConfig, settings: ClassSettings) -> PrepareConfig:
     tree = config.model_dump(exclude_unset=True)
     tree.setdefault("data", {})
     tree["data"] |= {
-        "values": [show_value(value) for value in classes.values],
-        "class_names": list(classes.names),
-        "other": classes.other,
+        "values": [show_value(value) for value in settings.values],
+        "class_names": list(settings.names),
+        "other": settings.other,
     }
-    return PrepareConfig.model_validate(tree), found_again(manifest)
+    return PrepareConfig.model_validate(tree)
+
+
+def _update(config: PrepareConfig, output: Path) -> PreparedDataset:
+    """Bring the dataset in `output` up to date; what is there stays where that cannot be done."""
+    source = Path(config.data.path or "")
+    found = find_data(config.data, source)
+    make_writable_folder(output)
+    with folder_lock(output):
+        former = Former.load(output)
+        config, found = _with_former_settings(config, former, found, source)
+        diagnosis = _examine(config, found, source, former.facts.name, former.samples)
+        refuse_another_dataset(
+            former, diagnosis, source, grouped=config.data.group_regex is not None
+        )
+        _refuse_given_splits(config, found)
+        log_findings(diagnosis.findings)
+        diagnosis.raise_for_errors(source)
+        return write_update(diagnosis, former, output)
+
+
+def _with_former_settings(
+    config: PrepareConfig, former: Former, found: Found, source: Path
+) -> tuple[PrepareConfig, Found]:
+    """What the options leave open, by the dataset that is there: its classes and its folds."""
+    folds = len(former.facts.folds) or None
+    if config.folds not in (None, folds):
+        raise UserError(
+            f"--folds {config.folds}: {former.folder} has {folds or 'no'} folds, which --update "
+            f"keeps; choose another --output, with --splits-from {former.folder}"
+        )
+    data = config.data
+    if not (data.values or data.class_names):
+        refuse_other_numbers(former, found, source)
+    settings = class_settings(
+        former.facts.classes,
+        values=[parse_value(text) for text in data.values],
+        class_names=data.class_names,
+        other=data.other,
+    )
+    if settings is not None:
+        config = _with_classes(config, settings)
+    return config.model_copy(update={"folds": folds}), with_classes_of(former, found)
 
 
 def _name_of(source: Path) -> str:
@@ -206,6 +269,8 @@ def _output_of(config: PrepareConfig) -> Path:
 def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> None:
     """Raise `UserError` for options that contradict each other, before any work is spent."""
     path = config.data.path
+    if config.update:
+        _refuse_update_without_effect(config, output)
     if config.fix and (config.export or config.tile):
         other = "--export" if config.export else "--tile"
         raise UserError(f"--fix and {other} each write a copy: run one after the other")
@@ -240,6 +305,24 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
             f"{source} is prepared already: train on it, --check it, or write it anew with --fix, "
             "--tile or --export"
         )
+
+
+def _refuse_update_without_effect(config: PrepareConfig, output: Path) -> None:
+    path = config.data.path
+    if path is None or is_torchvision(path):
+        raise UserError(
+            f"--update has no effect with {path or 'no SOURCE'}: it is for images and masks of "
+            "yours that have changed"
+        )
+    for name, remedy in (
+        ("fix", f"choose another --output, with --splits-from {output}"),
+        ("export", "choose another folder for the export"),
+        ("tile", f"cut into another --output, with --splits-from {output}"),
+        ("splits_from", "it keeps the splits of the dataset in --output"),
+    ):
+        if getattr(config, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"--update has no effect with --{flag}: {remedy}")
 
 
 def _former_samples(config: PrepareConfig) -> Sequence[Sample]:
@@ -307,6 +390,7 @@ def _examine(
 ) -> Diagnosis:
     options = index_options(config.data, num_folds=config.folds, former=former)
     with ScanStore() as store, reading() as on_progress:
-        return examine(
+        diagnosis = examine(
             found, source=source, name=name, options=options, store=store, on_progress=on_progress
         )
+        return with_edited_splits(diagnosis, options=options, store=store)

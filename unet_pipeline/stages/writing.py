@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
+import itertools
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline.datasets.doctor import Diagnosis
 from unet_pipeline.datasets.exports import export
+from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.formats.class_list import CLASS_FILES
+from unet_pipeline.datasets.former import MADE_FOLDERS, Changes, Former, changes_since
 from unet_pipeline.datasets.index import complete
-from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
+from unet_pipeline.datasets.made import safe_name
+from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Sample
 from unet_pipeline.datasets.repair import write_repaired
+from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.files import LOCK_NAME, write_atomic
 from unet_pipeline.progress import progress_bar
@@ -25,9 +32,6 @@ from unet_pipeline.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-MADE_FOLDERS = ("images", "masks")
-"""What may be written beside the manifest: drawn masks, tiles, pages, repaired files."""
-
 BEYOND_REPAIR = ("mask-values", "mixed-channels", "mixed-depths")
 """Errors that leaving pairs out does not mend."""
 
@@ -37,17 +41,20 @@ class PreparedDataset:
     """What `prepare` has made: the folder and the dataset in it.
 
     exported: the format that the folder is in, where it is not a dataset of this program.
+    changes: since its former version, where it was brought up to date.
     """
 
     folder: Path
     manifest: Manifest
     exported: str | None = None
+    changes: Changes | None = None
 
     def summary(self) -> dict[str, Any]:
         """The facts of the dataset and what was found, JSON-able."""
         return {
             "folder": str(self.folder),
             "exported": self.exported,
+            "changes": None if self.changes is None else asdict(self.changes),
             **self.manifest.facts.model_dump(mode="json"),
             "findings": [finding.summary() for finding in self.manifest.findings],
         }
@@ -72,6 +79,102 @@ def _save(diagnosis: Diagnosis, manifest: Manifest, folder: Path) -> None:
         os.sync()  # the many files of the dataset; the manifest says that they are there
     manifest.save(folder)
     logger.info("report: %s", folder / REPORT_FILE)
+
+
+# ---- up to date ---------------------------------------------------------------------------------
+
+
+def write_update(diagnosis: Diagnosis, former: Former, output: Path) -> PreparedDataset:
+    """Write what is new in the dataset in `output`; where nothing has changed, nothing is written.
+
+    At every moment the files that samples.csv names are there and hold what they held: what is
+    drawn anew gets another name, and what is no longer named is removed at the end. Between
+    samples.csv and dataset.yaml, which comes last, the samples are the new ones and the statistics
+    those of before; another --update completes that.
+    """
+    changes = changes_since(former, diagnosis.samples)
+    if changes.gone:
+        logger.warning("gone from the source: %s", name_five(changes.gone))
+    logger.info("%s", changes.sentence())
+    diagnosis, fresh = _beside_former(diagnosis, former, output)
+    drawn = [path for s in former.samples for path in (s.image, s.mask) if former.holds(path)]
+    try:
+        with progress_bar("writing", total=len(fresh), unit="samples") as bar:
+            manifest = complete(
+                diagnosis, output, output, on_progress=lambda done, _: bar.move_to(done, count=done)
+            )
+        if not former.is_equal(manifest):
+            _save(diagnosis, manifest, output)
+        else:
+            logger.info("%s is up to date: nothing was written", output)
+    finally:
+        _remove_unnamed([*filter(None, drawn), *fresh], output)
+    return PreparedDataset(output, manifest, changes=changes)
+
+
+def _beside_former(
+    diagnosis: Diagnosis, former: Former, output: Path
+) -> tuple[Diagnosis, list[Path]]:
+    """`diagnosis` with the drawn files that are there, and with free names for all other ones.
+
+    The second value: the places where these may be written, of which none is there yet.
+    """
+    rows = {sample.sample_id: sample for sample in former.samples}
+    same_classes = former.facts.classes == diagnosis.classes
+    names = {sample.sample_id for sample in diagnosis.samples}
+    scans, fresh = [], list[Path]()
+    for scan, sample in zip(diagnosis.scans, diagnosis.samples, strict=True):
+        pair, old = scan.pair, rows.get(sample.sample_id)
+        if old is not None and same_classes and old.content == sample.content:
+            pair = _with_files_of(old, pair)
+        if not (isinstance(pair.image, Path) and isinstance(pair.mask, Path)):
+            name, places = _free_name(sample.sample_id, names, output)
+            names.add(name)
+            fresh += places
+            pair = replace(pair, sample_id=name)
+        scans.append(replace(scan, pair=pair))
+    return replace(diagnosis, scans=tuple(scans)), fresh
+
+
+def _with_files_of(old: Sample, pair: Pair) -> Pair:
+    """`pair` with the files that were written for it when it was the same."""
+    made_image, made_mask = (not isinstance(part, Path) for part in (pair.image, pair.mask))
+    if made_image and old.image.is_file():
+        pair = replace(pair, image=old.image)
+    if made_mask and old.mask is not None and old.mask.is_file():
+        pair = replace(pair, mask=old.mask)
+    return pair
+
+
+def _free_name(sample_id: str, names: Container[str], output: Path) -> tuple[str, list[Path]]:
+    """The id, or the id with a number, under which no file is there yet; and the places for it."""
+    numbered = (f"{sample_id}.{number}" for number in itertools.count(2))
+    for name in itertools.chain([sample_id], numbered):
+        places = [
+            output / role / f"{safe_name(name)}{suffix}"
+            for role in MADE_FOLDERS
+            for suffix in (".png", ".tif")
+        ]
+        if (name == sample_id or name not in names) and not any(map(os.path.lexists, places)):
+            break
+    return name, places
+
+
+def _remove_unnamed(paths: Sequence[Path], output: Path) -> None:
+    """Remove those of `paths`, all drawn by us, that the samples.csv of `output` does not name."""
+    samples, _ = load_samples(output / SAMPLES_FILE)
+    named = {path for sample in samples for path in (sample.image, sample.mask)}
+    for path in paths:
+        if path.parent.resolve() / path.name not in named:
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder in (output, output.resolve()) or not folder.is_dir():
+                    break
+                with contextlib.suppress(OSError):  # others are in it
+                    folder.rmdir()
+
+
+# ---- other forms --------------------------------------------------------------------------------
 
 
 def write_export(name: str, diagnosis: Diagnosis, output: Path) -> PreparedDataset:
@@ -101,7 +204,7 @@ def write_copy(diagnosis: Diagnosis, source: Path, output: Path) -> PreparedData
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".fix-") as folder:
         manifest = _repair(diagnosis, Path(folder))
         if not _same_files(Path(folder), output):
-            refuse_prepared(output)
+            refuse_prepared(output, may_update=False)
         logger.info("%s holds this repaired copy already: nothing to do", output)
         return PreparedDataset(output, replace(manifest, root=output))
 
@@ -171,6 +274,11 @@ def remove_unfinished(output: Path, made: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def refuse_prepared(output: Path) -> None:
+def refuse_prepared(output: Path, *, may_update: bool) -> None:
+    """Raise `UserError` where `output` holds a dataset; may_update: --update is a way out."""
     if Manifest.is_in(output):
-        raise UserError(f"{output} holds a prepared dataset: choose another --output or remove it")
+        way = "--update brings it up to date, or choose another --output"
+        raise UserError(
+            f"{output} holds a prepared dataset: "
+            + (way if may_update else "choose another --output or remove it")
+        )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tests.stages.test_prepare import snapshot, write_pairs
 from unet_pipeline import cli
 from unet_pipeline.datasets.images import read_mask
 from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.stages import writing
 
 OUT = Path("data/cells")
 
@@ -41,6 +45,24 @@ def edit_split(sample_id: str, split: str) -> None:
             cells[3] = split
             lines[n] = ",".join(cells)
     path.write_text("\n".join(lines) + "\n")
+
+
+def update_that_dies(source: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> tuple[int, int]:
+    """An update that is interrupted at its write of that number: exit code, writes begun."""
+    replace, num_writes = os.replace, 0
+
+    def dies(*arguments: Any, **options: Any) -> None:
+        nonlocal num_writes
+        if Path(arguments[1]).resolve().is_relative_to(OUT.resolve()):
+            num_writes += 1
+            if num_writes == number:
+                raise KeyboardInterrupt
+        replace(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        code = cli.run(["prepare", str(source), "--update"])
+    return code, num_writes
 
 
 def test_old_samples_keep_their_place_new_ones_come_and_gone_ones_leave(
@@ -129,19 +151,8 @@ def test_a_kill_while_writing_leaves_a_dataset_that_an_update_completes(
     before = splits()
     for n in range(20, 24):
         add_pair(source, str(n), seed=n)
-    replace, calls = os.replace, []
-
-    def dies(*arguments: Any, **options: Any) -> None:
-        if str(OUT) in str(arguments[1]) or Path(arguments[1]).parent.name == "cells":
-            calls.append(arguments)
-            if len(calls) == number:
-                raise KeyboardInterrupt
-        replace(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dies)
-        code = cli.run(["prepare", str(source), "--update"])
-    assert code == (130 if len(calls) >= number else 0)
+    code, num_writes = update_that_dies(source, monkeypatch, number)
+    assert code == (130 if num_writes >= number else 0)
     between = splits()
     assert {name: between[name] for name in before} == before
     assert cli.run(["prepare", str(source), "--update"]) == 0
@@ -225,19 +236,8 @@ def test_a_kill_while_masks_are_drawn_leaves_the_former_ones(
     before, masks = splits(), drawn()
     shutil.rmtree(source)
     sources.coco(source, range(7))
-    replace, calls = os.replace, []
-
-    def dies(*arguments: Any, **options: Any) -> None:
-        if Path(arguments[1]).resolve().is_relative_to(OUT.resolve()):
-            calls.append(arguments)
-            if len(calls) == number:
-                raise KeyboardInterrupt
-        replace(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dies)
-        code = cli.run(["prepare", str(source), "--update"])
-    assert code == (130 if len(calls) >= number else 0)
+    code, num_writes = update_that_dies(source, monkeypatch, number)
+    assert code == (130 if num_writes >= number else 0)
     between = splits()
     assert {name: between[name] for name in before} == before
     for name, mask in drawn().items():
@@ -247,3 +247,22 @@ def test_a_kill_while_masks_are_drawn_leaves_the_former_ones(
     after = splits()
     assert {name: after[name] for name in between} == between
     assert len(after) == len(list((OUT / "masks").rglob("*.png"))) == 7
+
+
+def test_the_progress_of_an_update_is_that_of_the_masks_it_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources.coco(tmp_path / "cells", range(4))
+    assert cli.run(["prepare", str(source)]) == 0
+    shutil.rmtree(source)
+    sources.coco(source, range(7))
+    bars: list[list[int]] = []
+
+    @contextlib.contextmanager
+    def bar(label: str, *, total: int, unit: str) -> Iterator[Any]:
+        bars.append([total])
+        yield types.SimpleNamespace(move_to=lambda done, count: bars[-1].append(done))
+
+    monkeypatch.setattr(writing, "progress_bar", bar)
+    assert cli.run(["prepare", str(source), "--update"]) == 0
+    assert bars == [[3, 1, 2, 3]]

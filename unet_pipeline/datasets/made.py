@@ -37,7 +37,7 @@ def write_made(
     by_digest: name files by what they hold, and leave those that are there already.
     on_progress: called as on_progress(done, total) over the pairs that have something made.
     """
-    todo = [pair for pair in pairs if not _in_files(pair)]
+    todo = [pair for pair in pairs if not in_files(pair)]
     if todo:
         make_writable_folder(folder)
     write = functools.partial(_write_pair, folder=folder, palette=palette, by_digest=by_digest)
@@ -49,7 +49,8 @@ def write_made(
     return [written.get(pair.sample_id, pair) for pair in pairs]
 
 
-def _in_files(pair: Pair) -> bool:
+def in_files(pair: Pair) -> bool:
+    """Whether nothing of the pair has to be written before it can be read."""
     return isinstance(pair.image, Path) and isinstance(pair.mask, Path)
 
 

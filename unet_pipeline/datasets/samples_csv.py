@@ -99,7 +99,9 @@ def load_samples(path: Path) -> Table:
     try:
         samples, gone = _read_rows(rows, path)
     except csv.Error as error:
-        raise DatasetError(f"{path}: is no table that can be parsed: {error}") from error
+        raise DatasetError(
+            f"{path}: is no table that can be parsed: {error}; look for a quote that is not closed"
+        ) from error
     if not samples:
         raise DatasetError(f"{path}: has no rows; prepare again")
     counts = Counter(s.sample_id for s in samples)

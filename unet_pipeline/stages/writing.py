@@ -21,7 +21,7 @@ from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.formats.class_list import CLASS_FILES
 from unet_pipeline.datasets.former import MADE_FOLDERS, Changes, Former, changes_since
 from unet_pipeline.datasets.index import complete
-from unet_pipeline.datasets.made import safe_name
+from unet_pipeline.datasets.made import in_files, safe_name
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Sample
 from unet_pipeline.datasets.repair import write_repaired
 from unet_pipeline.datasets.samples_csv import load_samples
@@ -62,12 +62,18 @@ class PreparedDataset:
 
 def write_dataset(diagnosis: Diagnosis, output: Path) -> PreparedDataset:
     """Write manifest and report, and masks and images that no file of the source holds."""
-    with progress_bar("writing", total=len(diagnosis.scans), unit="samples") as bar:
-        manifest = complete(
-            diagnosis, output, output, on_progress=lambda done, _: bar.move_to(done, count=done)
-        )
+    manifest = _complete(diagnosis, output)
     _save(diagnosis, manifest, output)
     return PreparedDataset(output, manifest)
+
+
+def _complete(diagnosis: Diagnosis, output: Path) -> Manifest:
+    """`complete` with progress over what is to be drawn."""
+    total = sum(not in_files(scan.pair) for scan in diagnosis.scans)
+    with progress_bar("writing", total=total, unit="samples") as bar:
+        return complete(
+            diagnosis, output, output, on_progress=lambda done, _: bar.move_to(done, count=done)
+        )
 
 
 def _save(diagnosis: Diagnosis, manifest: Manifest, folder: Path) -> None:
@@ -99,10 +105,7 @@ def write_update(diagnosis: Diagnosis, former: Former, output: Path) -> Prepared
     diagnosis, fresh = _beside_former(diagnosis, former, output)
     drawn = [path for s in former.samples for path in (s.image, s.mask) if former.holds(path)]
     try:
-        with progress_bar("writing", total=len(fresh), unit="samples") as bar:
-            manifest = complete(
-                diagnosis, output, output, on_progress=lambda done, _: bar.move_to(done, count=done)
-            )
+        manifest = _complete(diagnosis, output)
         if not former.is_equal(manifest):
             _save(diagnosis, manifest, output)
         else:
@@ -127,7 +130,7 @@ def _beside_former(
         pair, old = scan.pair, rows.get(sample.sample_id)
         if old is not None and same_classes and old.content == sample.content:
             pair = _with_files_of(old, pair)
-        if not (isinstance(pair.image, Path) and isinstance(pair.mask, Path)):
+        if not in_files(pair):
             name, places = _free_name(sample.sample_id, names, output)
             names.add(name)
             fresh += places

@@ -152,8 +152,6 @@ def measure(folder: Path, count: int) -> None:
     process = psutil.Process()
     names = [f"{number:05d}" for number in range(count)]
     pairs = [Pair(name, folder / f"{name}.jpg", folder / f"{name}.png") for name in names]
-    for pair in pairs:  # paths keep their text once somebody has asked for it
-        str(pair.image), str(pair.mask)
     listed = process.memory_info().rss
     with tempfile.TemporaryDirectory() as cache:
         diagnosis = check_all(pairs, Path(cache))

@@ -40,8 +40,8 @@ def make(data: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Manifest:
         samples.append(
             Sample(
                 sample_id=name,
-                image=data / "images" / f"{name}.jpg",
-                mask=data / "masks" / f"{name}.png" if number else None,
+                image_file=data / "images" / f"{name}.jpg",
+                mask_file=data / "masks" / f"{name}.png" if number else None,
                 split=("train", "val", "test")[number % 3],
                 group=f"patient {number // 2}",
                 width=640 + number,

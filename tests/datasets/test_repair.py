@@ -137,7 +137,7 @@ def repaired_mask(root: Path, data: bytes, suffix: str, classes: Classes) -> tup
     (sample,) = manifest.samples
     path = root / f"mask{suffix}"
     path.write_bytes(data)
-    sample = replace(sample, mask=path)
+    sample = replace(sample, mask_file=path)
     facts = manifest.facts.model_copy(update={"classes": classes})
     manifest = replace(manifest, samples=(sample,), facts=facts)
     repairs = write_repaired(manifest, root / "out", turned={})

@@ -21,7 +21,7 @@ from unet_pipeline.datasets.duplicates import (
 )
 from unet_pipeline.datasets.facts import ValueRange, make_facts
 from unet_pipeline.datasets.findings import Finding
-from unet_pipeline.datasets.formats import Found
+from unet_pipeline.datasets.formats import Found, Made
 from unet_pipeline.datasets.formats.object_masks import ObjectMasks
 from unet_pipeline.datasets.groups import group_by_regex
 from unet_pipeline.datasets.manifest import DatasetFacts, Sample, Split
@@ -382,8 +382,8 @@ def _sample(scan: PairScan, content: str, split: Split, group: str, fold: int | 
     pair = scan.pair
     return Sample(
         sample_id=pair.sample_id,
-        image=pair.image if isinstance(pair.image, Path) else Path(pair.image.source),
-        mask=pair.mask if isinstance(pair.mask, Path) else Path(pair.mask.source),
+        image_file=_text(pair.image_file),
+        mask_file=_text(pair.mask_file),
         split=split if fold is None else ("val" if fold == 0 else "train"),
         group=group,
         width=scan.image.width,
@@ -391,3 +391,7 @@ def _sample(scan: PairScan, content: str, split: Split, group: str, fold: int | 
         content=content,
         fold=fold,
     )
+
+
+def _text(file: str | Path | Made) -> str:
+    return str(file) if isinstance(file, str | Path) else file.source

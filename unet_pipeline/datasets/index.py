@@ -118,8 +118,8 @@ def _listed(pair: Pair) -> Sample:
     header = probe(pair.image)
     return Sample(
         sample_id=pair.sample_id,
-        image=pair.image,
-        mask=pair.mask,
+        image_file=pair.image,
+        mask_file=pair.mask,
         split=pair.split or "test",
         group=pair.group or pair.sample_id,
         width=header.width,
@@ -130,4 +130,4 @@ def _listed(pair: Pair) -> Sample:
 def _with_files(sample: Sample, pair: Pair) -> Sample:
     assert isinstance(pair.image, Path)
     assert isinstance(pair.mask, Path)
-    return replace(sample, image=pair.image, mask=pair.mask)
+    return replace(sample, image_file=pair.image, mask_file=pair.mask)

@@ -63,7 +63,7 @@ def _write_pair(
         else _write(part, folder / place, pair.sample_id, palette, by_digest)
         for part, place in ((pair.image, "images"), (pair.mask, "masks"))
     )
-    return replace(pair, image=image, mask=mask)
+    return replace(pair, image_file=image, mask_file=mask)
 
 
 def _write(

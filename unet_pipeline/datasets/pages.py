@@ -122,8 +122,8 @@ def _as_samples(pair: Pair) -> Iterator[Pair]:
         yield replace(
             pair,
             sample_id=f"{pair.sample_id}/p{index:04d}",
-            image=Page(pair.image, index, as_mask=False),
-            mask=Page(pair.mask, index, as_mask=True),
+            image_file=Page(pair.image, index, as_mask=False),
+            mask_file=Page(pair.mask, index, as_mask=True),
             group=pair.group or pair.sample_id,
         )
 
@@ -135,7 +135,7 @@ def _as_channels(pair: Pair) -> Iterator[Pair]:
             f"{_name(pair.mask)}: a mask of {num_mask} pages: with --pages channels it needs one"
         )
     if isinstance(pair.image, Path) and _num_pages(pair.image) > 1:
-        pair = replace(pair, image=StackedPages(pair.image))
+        pair = replace(pair, image_file=StackedPages(pair.image))
     yield pair
 
 

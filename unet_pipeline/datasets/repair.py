@@ -81,8 +81,8 @@ def write_repaired(
         mask = _mended_mask(sample, classes, turned.get(sample.sample_id, 1))
         copy = replace(
             sample,
-            image=write_file(folder / "images" / name, image.suffix, image.data),
-            mask=write_file(folder / "masks" / name, mask.suffix, mask.data),
+            image_file=write_file(folder / "images" / name, image.suffix, image.data),
+            mask_file=write_file(folder / "masks" / name, mask.suffix, mask.data),
             content=content_digest(content_key(image.data), content_key(mask.data)),
         )
         return copy, (*(image.changes or (_COPIED,)), *(mask.changes or (_COPIED,)))

@@ -27,7 +27,8 @@ class Sample:
     """One image with its mask.
 
     sample_id: unique in the dataset; the path inside the data folder, without roles and extension.
-    image, mask: absolute paths; mask is None where there is none.
+    image_file, mask_file: absolute paths, kept as text, which takes a third of a Path; mask_file
+        is None where there is none. `image` and `mask` are the paths.
     group: samples of one group are never parted by a split.
     width, height: in pixels, upright.
     content: a digest of the bytes of both files, from which the fingerprint is made.
@@ -36,14 +37,27 @@ class Sample:
     """
 
     sample_id: str
-    image: Path
-    mask: Path | None
+    image_file: str | Path
+    mask_file: str | Path | None
     split: Split
     group: str
     width: int
     height: int
     content: str = ""
     fold: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_file", str(self.image_file))
+        if self.mask_file is not None:
+            object.__setattr__(self, "mask_file", str(self.mask_file))
+
+    @property
+    def image(self) -> Path:
+        return Path(self.image_file)
+
+    @property
+    def mask(self) -> Path | None:
+        return None if self.mask_file is None else Path(self.mask_file)
 
 
 class Table(NamedTuple):
@@ -56,24 +70,24 @@ class Table(NamedTuple):
 def dump_samples(samples: Iterable[Sample], folder: Path) -> bytes:
     """The samples.csv that lies in `folder`."""
     base = folder.resolve()
-    parents: dict[Path, str] = {}  # of each folder of files, as seen from the table
+    parents: dict[str, str] = {}  # of each folder of files, as seen from the table
 
-    def relative(path: Path | None) -> str:
-        if path is None:
+    def relative(file: str | Path | None) -> str:
+        if file is None:
             return ""
-        parent = path.parent
+        parent, name = os.path.split(file)
         if parent not in parents:
             # links among the folders are resolved; a link at the file itself is not
-            seen = Path(os.path.relpath(parent.resolve(), base)).as_posix()
+            seen = Path(os.path.relpath(os.path.realpath(parent), base)).as_posix()
             parents[parent] = "" if seen == "." else f"{seen}/"
-        return parents[parent] + path.name
+        return parents[parent] + name
 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for s in samples:
         fold = "" if s.fold is None else s.fold
-        places = (relative(s.image), relative(s.mask))
+        places = (relative(s.image_file), relative(s.mask_file))
         writer.writerow(
             [s.sample_id, *places, s.split, s.group, fold, s.width, s.height, s.content]
         )
@@ -181,28 +195,24 @@ def _sample(cells: list[str], files: _Files, path: Path, number: int) -> Sample:
 
 
 class _Files:
-    """Paths of files below folders that are listed once, where they are first met.
-
-    The listing tells which files are there and makes their paths in a third of the time.
-    """
+    """Paths of files below folders that are listed once, where they are first met."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.gone: list[Path] = []
-        self._listed: dict[str, tuple[Path, dict[str, Path]]] = {}
+        self._listed: dict[str, tuple[str, set[str]]] = {}
 
-    def path(self, relative: str) -> Path:
+    def path(self, relative: str) -> str:
         """The absolute path of a file; one that is not there is noted in `gone`."""
         parent, slash, name = relative.rpartition("/")
         if parent not in self._listed:
             folder = Path(os.path.normpath(self.base / (parent or slash)))
             try:
-                self._listed[parent] = folder, {path.name: path for path in folder.iterdir()}
+                present = {entry.name for entry in os.scandir(folder)}
             except OSError:
-                self._listed[parent] = folder, {}
-        folder, present = self._listed[parent]
-        path = present.get(name)
-        if path is None:
-            path = folder / name
-            self.gone.append(path)
-        return path
+                present = set()
+            self._listed[parent] = str(folder).rstrip(os.sep) + os.sep, present
+        prefix, present = self._listed[parent]
+        if name not in present:
+            self.gone.append(Path(prefix, name))
+        return prefix + name

@@ -102,8 +102,8 @@ def _cut(pair: Pair, folder: Path, size: int, overlap: float) -> list[Pair]:
                 replace(
                     pair,
                     sample_id=f"{pair.sample_id}/{window.name}",
-                    image=image_path,
-                    mask=mask_path,
+                    image_file=image_path,
+                    mask_file=mask_path,
                     group=pair.group or pair.sample_id,
                 )
                 for window, image_path, mask_path in zip(windows, images, masks, strict=True)

@@ -143,9 +143,9 @@ def _with_files_of(old: Sample, pair: Pair) -> Pair:
     """`pair` with the files that were written for it when it was the same."""
     made_image, made_mask = (not isinstance(part, Path) for part in (pair.image, pair.mask))
     if made_image and old.image.is_file():
-        pair = replace(pair, image=old.image)
+        pair = replace(pair, image_file=old.image)
     if made_mask and old.mask is not None and old.mask.is_file():
-        pair = replace(pair, mask=old.mask)
+        pair = replace(pair, mask_file=old.mask)
     return pair
 
 

@@ -285,7 +285,7 @@ def test_the_source_is_not_touched(name: str, tmp_path: Path) -> None:
 @every_format
 def test_samples_without_masks_are_refused(name: str, tmp_path: Path) -> None:
     manifest = a_dataset(tmp_path)
-    bare = replace(manifest.samples[1], mask=None)
+    bare = replace(manifest.samples[1], mask_file=None)
     manifest = replace(manifest, samples=(manifest.samples[0], bare))
     with pytest.raises(DatasetError, match=r"1 samples have no mask \(case 2\)"):
         export(name, manifest, tmp_path / "out")

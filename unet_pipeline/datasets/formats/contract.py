@@ -49,13 +49,30 @@ class Made(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its mask; split is None where the data names none, group likewise."""
+    """An image and its mask; split is None where the data names none, group likewise.
+
+    Paths are kept as text: twenty thousand pairs are held at once, and a Path takes three times as
+    much.
+    """
 
     sample_id: str
-    image: Path | Made
-    mask: Path | Made
+    image_file: str | Path | Made
+    mask_file: str | Path | Made
     split: Split | None = None
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_file", "mask_file"):
+            if isinstance(path := getattr(self, name), Path):
+                object.__setattr__(self, name, str(path))
+
+    @property
+    def image(self) -> Path | Made:
+        return Path(self.image_file) if isinstance(self.image_file, str) else self.image_file
+
+    @property
+    def mask(self) -> Path | Made:
+        return Path(self.mask_file) if isinstance(self.mask_file, str) else self.mask_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,12 +81,12 @@ def decode_all(pairs: Sequence[Pair]) -> float:
         return seconds(lambda: list(pool.map(decode, pairs, chunksize=8)))
 
 
-def check_all(pairs: Sequence[Pair], cache: Path) -> Diagnosis:
-    """All that `unet prepare --check` does with pairs that are found, but for showing it."""
+def check_all(found: Found, cache: Path) -> Diagnosis:
+    """All that `unet prepare --check` does with what is found, but for showing it."""
     data = DataSettings()
     with ScanStore(cache) as store:
         return examine(
-            Found(tuple(pairs), "made for the occasion"),
+            found,
             source=cache,
             name="bench",
             options=index_options(data),
@@ -100,12 +100,13 @@ def seconds(compute: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def compare(pairs: Sequence[Pair], repeat: int) -> None:
+def compare(found: Found, repeat: int) -> None:
     """Print the table of speeds."""
+    pairs = found.pairs
     plain, first, second = [], [], []
     for turn in range(repeat):
         with tempfile.TemporaryDirectory() as folder:
-            check = functools.partial(check_all, pairs, Path(folder))
+            check = functools.partial(check_all, found, Path(folder))
             if turn % 2:
                 plain.append(decode_all(pairs))
             first.append(seconds(check))
@@ -154,7 +155,7 @@ def measure(folder: Path, count: int) -> None:
     pairs = [Pair(name, folder / f"{name}.jpg", folder / f"{name}.png") for name in names]
     listed = process.memory_info().rss
     with tempfile.TemporaryDirectory() as cache:
-        diagnosis = check_all(pairs, Path(cache))
+        diagnosis = check_all(Found(tuple(pairs), "made for the occasion"), Path(cache))
         checked = process.memory_info().rss
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert len(diagnosis.samples) == count
@@ -173,11 +174,11 @@ def main() -> None:
     elif options.memory:
         show_memory()
     elif options.folder:
-        compare(find_pairs(options.folder).pairs, options.repeat)
+        compare(find_pairs(options.folder), options.repeat)
     else:
         with tempfile.TemporaryDirectory() as folder:
             pairs = [make_pair(Path(folder), number, side=512) for number in range(1200)]
-            compare(pairs, options.repeat)
+            compare(Found(tuple(pairs), "made for the occasion"), options.repeat)
 
 
 if __name__ == "__main__":

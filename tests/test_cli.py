@@ -107,11 +107,23 @@ def test_options_reach_the_settings_that_they_name(
 
 
 def test_empty_values_as_mlflow_projects_send_them_count_as_not_given(
-    trained: list[TrainConfig],
+    trained: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "r")
     assert cli.run(["train", "--data", "D", "--loss", "", "--run-name", ""]) == 0
     assert trained[0].training.loss == TrainConfig().training.loss
     assert trained[0].output.run_name is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [["prepare", ""], ["prepare", "cells", "-o", ""], ["train", "--data", ""]]
+)
+def test_an_empty_value_of_a_shell_variable_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert cli.run(arguments) == 2
+    assert "is empty: give a value, or leave it out" in error_of(capsys)
 
 
 def test_json_is_the_only_thing_on_stdout(

@@ -148,7 +148,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unet_pipeline.stages.prepare import prepare
 
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    overrides = {"output": str(folder), "num_scenes": 8, "data.val_fraction": 0.3}
+    overrides = {"output": str(folder), "num_scenes": 8}
     return prepare(load_config(overrides=overrides, kind=PrepareConfig)).folder
 
 

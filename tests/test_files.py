@@ -13,8 +13,10 @@ from unet_pipeline.errors import OutputInUseError, ResourceError, UserError
 from unet_pipeline.files import (
     atomic_path,
     folder_lock,
+    holds_nothing,
     make_writable_folder,
     resource_errors,
+    staged_folder,
     write_atomic,
 )
 
@@ -200,3 +202,79 @@ def test_a_folder_that_could_be_made_is_not_made_by_asking(tmp_path: Path) -> No
 def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="choose another"):
         files.make_writable_folder(tmp_path / ("x" * 300))
+
+
+# ---- staged folders -----------------------------------------------------------------------------
+
+
+def fill(staged: Path) -> None:
+    (staged / "images").mkdir()
+    (staged / "images" / "a").write_text("a")
+    (staged / "list").write_text("l")
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with folder_lock(folder):
+        with staged_folder(folder) as staged:
+            fill(staged)
+            assert names_in(folder) == {".lock"}
+            assert holds_nothing(folder)
+        assert not (folder / ".lock").exists()
+    assert names_in(folder) == {"images", "images/a", "list"}
+    assert names_in(tmp_path) == {"out", *(f"out/{name}" for name in names_in(folder))}
+
+
+def test_what_a_killed_process_has_left_goes_and_an_error_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    places = []
+
+    def fail() -> None:
+        with staged_folder(folder) as staged:
+            fill(staged)
+            places.append(staged)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert names_in(tmp_path) == {"out"}
+    (left,) = places
+    left.mkdir()
+    fill(left)
+    with staged_folder(folder) as staged:
+        assert staged == left
+        assert not list(staged.iterdir())
+        (staged / "new").touch()
+    assert names_in(tmp_path) == {"out", "out/new"}
+
+
+def test_a_folder_with_files_of_the_user_gets_the_staged_ones_beside_them(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "mine").touch()
+    (tmp_path / "link").symlink_to(folder)
+    with staged_folder(tmp_path / "link") as staged:
+        fill(staged)
+    assert names_in(folder) == {"mine", "images", "images/a", "list"}
+    with staged_folder(folder):
+        pass
+    assert names_in(folder) == {"mine", "images", "images/a", "list"}
+
+
+def test_a_folder_below_one_that_cannot_be_written_is_staged_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.setattr(files.os, "access", lambda path, mode: Path(path) != tmp_path)
+    with staged_folder(folder) as staged:
+        fill(staged)
+        assert staged.parent == folder
+        assert holds_nothing(folder)
+    assert names_in(folder) == {"images", "images/a", "list"}

@@ -41,7 +41,7 @@ _HOMES = {
     "train_epoch": "unet_pipeline.training.epochs",
     "validate_epoch": "unet_pipeline.training.epochs",
     "OPTIMIZERS": "unet_pipeline.training.optimizers",
-    "SCHEDULES": "unet_pipeline.training.optimizers",
+    "SCHEDULES": "unet_pipeline.training.schedules",
     "OUTPUTS": "unet_pipeline.inference",
     "TRANSFORMS": "unet_pipeline.datasets.transforms",
 }

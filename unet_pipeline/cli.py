@@ -8,6 +8,7 @@ a stage runs.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from unet_pipeline.config import (
     TrainConfig,
     load_config,
 )
-from unet_pipeline.ending import exit_code_of
+from unet_pipeline.distributed import world_of_environment
+from unet_pipeline.ending import LEFT, LEFT_NOTHING, exit_code_of
 from unet_pipeline.errors import UserError
 from unet_pipeline.settings_files import describe_setting, parse_assignments
 
@@ -66,13 +68,16 @@ def _as_text(default: Any) -> str:
 def _overrides(command: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
     """The settings that the command line gives, by dotted name: options and `--set` together.
 
-    values: the command's arguments. None, and the empty string that MLproject sends, count
-    as not given. The same setting given twice is an error.
+    values: the command's arguments. None counts as not given, and so does the empty string that
+    `mlflow run` sends; from elsewhere it is an error, as of a variable of a shell that is not set.
+    The same setting given twice is an error.
     """
     overrides = parse_assignments(values["assignments"] or [])
     for name, hint in get_type_hints(command, include_extras=True).items():
         settings = [mark.setting for mark in get_args(hint)[1:] if hasattr(mark, "setting")]
         if not settings or values[name] is None or values[name] in ("", []):
+            if settings and values[name] == "" and "MLFLOW_RUN_ID" not in os.environ:
+                raise UserError(f"{settings[0]} is empty: give a value, or leave it out")
             continue
         if settings[0] in overrides:
             raise UserError(f"{settings[0]} is set twice: by its own option and by --set; keep one")
@@ -166,6 +171,7 @@ def train(
         str | None, _setting(TrainConfig, "data.ignore_values", "--ignore-values")
     ] = None,
     fold: Annotated[str | None, _setting(TrainConfig, "data.fold", "--fold")] = None,
+    recipe: Annotated[str | None, _setting(TrainConfig, "recipe", "--recipe")] = None,
     model: Annotated[str | None, _setting(TrainConfig, "model.name", "--model")] = None,
     loss: Annotated[str | None, _setting(TrainConfig, "training.loss", "--loss")] = None,
     initializer: Annotated[
@@ -192,6 +198,7 @@ def train(
     patience: Annotated[
         int | None, _setting(TrainConfig, "training.patience", "--patience")
     ] = None,
+    strict: Annotated[bool | None, _setting(TrainConfig, "training.strict", "--strict")] = None,
     amp: Annotated[str | None, _setting(TrainConfig, "runtime.amp", "--amp")] = None,
     device: Annotated[str | None, _setting(TrainConfig, "runtime.device", "--device")] = None,
     workers: Annotated[
@@ -221,7 +228,10 @@ def train(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
+        bool,
+        typer.Option(
+            "--plan", "--dry-run", help="Check everything, print the plan, train nothing."
+        ),
     ] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -259,7 +269,8 @@ def train(
         return
     else:
         result = stage.train(settings)
-    _print_result(str(result.folder), result.summary() if as_json else None)
+    if world_of_environment().is_main:  # of the processes that torchrun has started
+        _print_result(str(result.folder), result.summary() if as_json else None)
 
 
 @app.command()
@@ -336,7 +347,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="models, losses, initializers, optimizers, schedules, transforms or formats."
+            help="models, losses, initializers, optimizers, schedules, transforms, recipes or "
+            "formats."
         ),
     ],
     as_json: JsonOption = False,
@@ -373,7 +385,8 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors of the user become one line on stderr."""
-    return exit_code_of(lambda: _invoke(arguments))
+    left = LEFT_NOTHING if arguments[:1] == ["prepare"] else LEFT
+    return exit_code_of(lambda: _invoke(arguments), left=left)
 
 
 def _invoke(arguments: list[str]) -> int:

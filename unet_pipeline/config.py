@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from unet_pipeline.recipes import DEFAULT_RECIPE, recipe_file
 from unet_pipeline.settings_files import Config, read_settings
 from unet_pipeline.settings_files import dump_config as dump_config  # beside load_config
 from unet_pipeline.spelling import (
@@ -127,14 +128,25 @@ class InitializerSettings(ComponentSettings):
 class OptimizerSettings(ComponentSettings):
     name: str = Field("adamw", description="Optimizer: adamw, adam, sgd or rmsprop.")
     lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
+    encoder_lr_factor: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Learning rate of the encoder of an smp network, as a multiple of `lr`."
+    )
+    freeze_encoder: bool = Field(
+        False, description="Keep the (pretrained) encoder of an smp network as it is."
+    )
 
 
 class ScheduleSettings(ComponentSettings):
-    name: str = Field("cosine", description="Learning rate over the run: cosine, poly, constant.")
+    name: str = Field(
+        "cosine", description="Learning rate over the run: cosine, poly, constant or plateau."
+    )
 
 
 class TransformSettings(ComponentSettings):
-    name: str = Field("light", description="Augmentation of training samples: none or light.")
+    name: str = Field(
+        "light",
+        description="Augmentation of training samples: none, light, medium, heavy or paper.",
+    )
 
 
 class TrainingSettings(Settings):
@@ -167,6 +179,16 @@ class TrainingSettings(Settings):
         None,
         description="Share of these pixels that is drawn with all classes alike, from 0 to 1.",
     )
+    micro_batch: PositiveInt | None = Field(
+        None,
+        description="Most samples that cross the network together; larger batches go through in "
+        "parts, with the same gradient (found out where memory is short).",
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999,
+        description="Decay a step of the running average of the weights, which is what is scored "
+        "and saved; 0 takes the weights of the last step.",
+    )
     grad_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Largest norm of the gradient; 0 does not clip."
     )
@@ -175,6 +197,10 @@ class TrainingSettings(Settings):
     )
     patience: PositiveInt | None = Field(
         None, description="Stop after this many validations without a better mean IoU."
+    )
+    strict: bool = Field(
+        False,
+        description="End at once where a file can no longer be read, and do not skip it.",
     )
     cache_fraction: Fraction = Field(
         0.25, description="Share of the free memory that decoded images may fill."
@@ -196,6 +222,10 @@ class RuntimeSettings(Settings):
     )
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Processes that load training data (chosen where not given)."
+    )
+    sync_batchnorm: bool = Field(
+        False,
+        description="Batch normalisation over the batch of all processes (GPUs, torchrun).",
     )
     seed: Seed = Field(0, description="Seed of weights, order, augmentation.")
 
@@ -263,6 +293,10 @@ class PrepareConfig(Settings):
 class TrainConfig(Settings):
     """What `unet train` does: one section a subject."""
 
+    recipe: str = Field(
+        DEFAULT_RECIPE,
+        description="Settings to start from: modern, paper or classic (all: unet list recipes).",
+    )
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     initializer: InitializerSettings = InitializerSettings()
@@ -323,10 +357,14 @@ def load_config(
 ) -> Config:
     """The settings of a stage: the YAML file at `path`, then `overrides` by dotted name.
 
+    Below both, for a training, is the recipe that they name.
+
     >>> load_config(overrides={"training.epochs": 3}).training.epochs
     3
 
     Raises `UserError` for a file that is missing or no YAML, a key that is not known (with the
     nearest one) and a value of the wrong type or range.
     """
-    return read_settings(kind, path, overrides)
+    return read_settings(
+        kind, path, overrides, recipe_file=recipe_file if kind is TrainConfig else None
+    )

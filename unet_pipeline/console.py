@@ -32,6 +32,26 @@ class _PlainHandler(logging.Handler):
 
 
 _live_console: Console | None = None
+_is_quiet = False
+
+
+def is_quiet() -> bool:
+    """Whether only warnings and errors are to be shown now."""
+    return _is_quiet
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Show only warnings and errors meanwhile: of several processes, one reports."""
+    global _is_quiet
+    former = _is_quiet, logger.level
+    _is_quiet = True
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _is_quiet, level = former
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -18,22 +18,25 @@ from unet_pipeline.console import log_to_stderr, print_error
 from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.files import resource_reason
 
+LEFT = "files that are written are whole, and stay"
+LEFT_NOTHING = "no dataset was written or changed"
 
-def exit_code_of(command: Callable[[], int]) -> int:
+
+def exit_code_of(command: Callable[[], int], *, left: str = LEFT) -> int:
     """What `command` returns, or the exit code of its error after one line about that on stderr.
 
-    Log lines go to stderr meanwhile. A bug is told with its traceback. SIGTERM ends the program
-    with 143 after clean-up, as `SystemExit`.
+    left: what is told of its files where a signal ends it. Log lines go to stderr meanwhile. A bug
+    is told with its traceback. SIGTERM ends the program with 143 after clean-up, as `SystemExit`.
     """
     log_to_stderr()
-    with _terminate_as_exit():
+    with _terminate_as_exit(left):
         try:
             return command()
         except UserError as error:
             print_error(str(error))
             return error.exit_code
         except KeyboardInterrupt:
-            print_error("interrupted; files that are written are whole, and stay")
+            print_error(f"interrupted; {left}")
             return 130
         except BrokenPipeError:  # the reader of our stdout has left; nobody is there to be told
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,7 +62,7 @@ class _Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def _terminate_as_exit() -> Iterator[None]:
+def _terminate_as_exit(left: str) -> Iterator[None]:
     """Turn SIGTERM into exit code 143 after clean-up; training installs its own handler."""
 
     def raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -73,7 +76,7 @@ def _terminate_as_exit() -> Iterator[None]:
     try:
         yield
     except _Terminated:
-        print_error("terminated; files that are written are whole, and stay")
+        print_error(f"terminated; {left}")
         sys.exit(143)
     finally:
         signal.signal(signal.SIGTERM, former)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unet_pipeline.errors import OutputInUseError, ResourceError, UserError
@@ -107,6 +109,20 @@ def make_writable_folder(folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` as `make_writable_folder`, and remove it where an error leaves it empty."""
+    existed = folder.exists()
+    make_writable_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def require_writable(folder: Path) -> None:
     """Raise `ResourceError` or `UserError` where `folder` could not be made; makes nothing."""
     existing = folder.absolute()
@@ -155,6 +171,65 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Path, *, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield an empty hidden folder; on success what was put there is in `folder`, all at once.
+
+    `folder` exists, and is held by `folder_lock`; names that are put there are not in it yet.
+    Where it holds nothing but that lock, the hidden folder beside it takes its name in one step,
+    so that however the process ends, there is never half of it. Else, and where `folder` is a
+    mount or the folder above cannot be written, its entries are moved, those in `last` at the end.
+    What an earlier process has left under the hidden name is removed. On any exception, and where
+    nothing was put there, `folder` stays as it was.
+    """
+    target = Path(os.path.realpath(folder))
+    staged = _hidden_place(target)
+    with resource_errors(staged):
+        _remove(staged)
+        staged.mkdir()
+    try:
+        yield staged
+        with resource_errors(folder):
+            _move_into(staged, target, last)
+    finally:
+        _remove(staged)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether `folder` is empty but for what `folder_lock` and `staged_folder` leave there."""
+    own = {LOCK_NAME, _hidden_place(Path(os.path.realpath(folder))).name}
+    return {entry.name for entry in folder.iterdir()} <= own
+
+
+def _hidden_place(target: Path) -> Path:
+    """Beside `target` where it can be renamed from there, else in it; the same for everyone."""
+    above = target.parent
+    beside = not target.is_mount() and os.access(above, os.W_OK | os.X_OK)
+    # of one length: the name of the folder may be as long as names may be
+    name = hashlib.blake2b(os.fsencode(target.name), digest_size=6).hexdigest()
+    return (above if beside else target) / f".unfinished-{name}"
+
+
+def _move_into(staged: Path, target: Path, last: Sequence[str]) -> None:
+    names = sorted((path.name for path in staged.iterdir()), key=lambda n: (n in last, n))
+    if not names:
+        return
+    if staged.parent != target and holds_nothing(target):
+        (target / LOCK_NAME).unlink(missing_ok=True)
+        target.rmdir()
+        staged.rename(target)
+        _fsync_folder(target.parent)
+        return
+    for name in names:
+        (staged / name).rename(target / name)
+    _fsync_folder(target)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fsync_folder(folder: Path) -> None:

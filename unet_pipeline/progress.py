@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from unet_pipeline.console import error_console, lines_above
+from unet_pipeline.console import error_console, is_quiet, lines_above
 
 
 class _Rate(ProgressColumn):
@@ -60,7 +60,8 @@ def progress_bar(description: str, *, total: float, unit: str) -> Iterator[Bar]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    above = lines_above(progress.console) if console.is_terminal else contextlib.nullcontext()
+    shown = console.is_terminal and not is_quiet()
+    progress = Progress(*columns, console=console, transient=True, disable=not shown)
+    above = lines_above(progress.console) if shown else contextlib.nullcontext()
     with progress, above:
         yield Bar(progress, description, total=total, unit=unit)

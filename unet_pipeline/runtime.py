@@ -119,12 +119,18 @@ def memory_errors(advice: str) -> Iterator[None]:
     """Turn what torch and Python say when memory is short into a `ResourceError` with `advice`."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(f"out of memory: {advice}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # the CPU allocator has no class of its own
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(f"out of memory: {advice}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is how Python, torch or a device says that memory is short."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The CPU allocator has no class of its own
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def place(module: Module, device: torch.device) -> Module:

@@ -6,7 +6,7 @@ Whatever the settings are (`config.py` has them), they are read, refused and wri
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +19,15 @@ Config = TypeVar("Config", bound=pydantic.BaseModel)
 
 
 def read_settings(
-    kind: type[Config], path: str | Path | None, overrides: Mapping[str, Any] | None
+    kind: type[Config],
+    path: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+    *,
+    recipe_file: Callable[[str], Path] | None = None,
 ) -> Config:
     """Settings of `kind`: the YAML file at `path`, then `overrides` by dotted name.
 
+    recipe_file: where the settings lie that the key `recipe` names; they come before all others.
     Raises `UserError` for a file that is missing or no YAML, a key that is not known (with the
     nearest one) and a value of the wrong type or range.
     """
@@ -30,6 +35,8 @@ def read_settings(
     origin = f"{path}: " if path is not None else ""
     for name, value in (overrides or {}).items():
         _assign(tree, name, value)
+    if recipe_file is not None and isinstance(tree.get("recipe"), str):
+        tree = _above(tree, _read_yaml(recipe_file(tree["recipe"])))
     try:
         return kind.model_validate(tree)
     except pydantic.ValidationError as error:
@@ -95,6 +102,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: settings are sections with keys, this file holds {tree!r:.60}")
     return tree
+
+
+def _above(tree: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """`tree`, and of `recipe` what it leaves open.
+
+    The options of a component go with its name: those of another optimizer are none of this one.
+    """
+    merged = recipe | tree
+    for section, below in recipe.items():
+        own = tree.get(section)
+        if isinstance(own, dict):
+            other = own.get("name", below.get("name")) != below.get("name")
+            merged[section] = own if other else below | own
+    return merged
 
 
 def _assign(tree: dict[str, Any], name: str, value: Any) -> None:

@@ -171,6 +171,7 @@ CLEAN: dict[str, Zoo] = {
     "12 bits": _deep,
     "jpeg images": _upright_jpegs,
 }
+WITH_SPLITS = ("split folders", "table of groups")
 
 
 @pytest.mark.parametrize("name", CLEAN)
@@ -178,7 +179,8 @@ def test_nothing_is_reported_of_a_clean_dataset(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     CLEAN[name](tmp_path / "zoo")
-    code, result = check(tmp_path / "zoo", "--val", "0.3", capsys=capsys)
+    fractions = () if name in WITH_SPLITS else ("--val", "0.3")
+    code, result = check(tmp_path / "zoo", *fractions, capsys=capsys)
     assert code == 0
     told = [f for f in result["findings"] if f["severity"] != "note"]
     assert told == []
@@ -234,6 +236,18 @@ def _noise_colors(i: int) -> np.ndarray:
 
 def _soft(i: int) -> np.ndarray:
     return cv2.GaussianBlur(mask(i, (0, 255)), (9, 9), 3)
+
+
+def _soft_edges(i: int) -> np.ndarray:
+    """Drawn larger, and made smaller by averaging: grey along the edges alone."""
+    large = mask(i, (0, 255), side=2 * SIDE)
+    return cv2.resize(large, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _noisy_colors(i: int) -> np.ndarray:
+    noise = np.random.default_rng(i).integers(-3, 4, (SIDE, SIDE, 3))
+    colors = np.array([[0, 0, 0], [200, 30, 0]])[mask(i, (0, 1))] + noise
+    return np.clip(colors, 0, 255).astype(np.uint8)
 
 
 def _with_alpha(pixels: np.ndarray) -> np.ndarray:
@@ -445,6 +459,32 @@ FAULTS: dict[str, tuple[Zoo, tuple[str, ...], str, int, str]] = {
     "soft masks": (lambda r: _masks(r, _soft), (), "mask-values", 4, ""),
     "photographs as masks": (lambda r: _masks(r, _noise_colors), (), "mask-values", 4, ""),
     "the images again as masks": (lambda r: _masks(r, picture), (), "mask-values", 4, ""),
+    "masks of 0 and 1 beside masks of 0 and 255": (
+        lambda r: _masks(r, lambda i: mask(i, (0, 1 if i % 2 else 255))), (),
+        "mask-values", 4, "--values 0,1 --other 1"),
+    "three grey levels beside 0, 1, 2": (
+        lambda r: _masks(r, lambda i: mask(i, (0, 1, 2) if i % 2 else (0, 128, 255))), (),
+        "mask-values", 4, "two encodings"),
+    "a mistyped value that holds all the foreground": (
+        lambda r: _masks(r, lambda i: mask(i, (0, 255))), ("--values", "0,1"),
+        "mask-values", 4, "255"),
+    "nothing but void": (
+        lambda r: (_masks(r, lambda i: mask(i) * 0 + 255),
+                   (r / "classes.txt").write_text("0 ground\n1 cell\n255 void\n")), (),
+        "void-masks", 4, "12 of 12"),
+    "nothing but one of the declared classes": (
+        lambda r: (_masks(r, lambda i: mask(i) * 0),
+                   (r / "classes.txt").write_text("0 ground\n1 cell\n")), (),
+        "absent-classes", 4, "cell"),
+    "soft edges": (
+        lambda r: _masks(r, _soft_edges), (), "soft-edges", 0, "--values 0,255"),
+    "soft edges, snapped": (
+        lambda r: _masks(r, _soft_edges), ("--values", "0,255"), "soft-edges", 0, "snapped"),
+    "noise on two colours": (
+        lambda r: _masks(r, _noisy_colors), (), "mask-values", 4, "--values 0/0/0,"),
+    "noise on two colours, all but two given to background": (
+        lambda r: _masks(r, _noisy_colors), ("--values", "0/0/0,200/30/0", "--other", "0"),
+        "soft-edges", 0, "without --other"),
     "JPEG masks": (
         lambda r: _masks(r, mask, ".jpg"), (), "jpeg-masks", 0, ""),
     "one JPEG mask": (

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_pipeline.datasets.doctor import Options
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.images import (
     read_image,
@@ -18,6 +17,7 @@ from unet_pipeline.datasets.images import (
 )
 from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.options import Options
 from unet_pipeline.datasets.scan.store import cache_folder
 from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError, UserError
@@ -250,6 +250,45 @@ def test_equal_pictures_share_a_split_whatever_their_files(tmp_path: Path) -> No
         assert (two.split, two.group) == (seven.split, seven.group) == (two.split, "s2")
         assert two.content != seven.content
         assert "equal pictures in one split, 1 times (s2 = s7)" in sentences(manifest)
+
+
+def test_black_slices_tie_no_patients_together(tmp_path: Path) -> None:
+    def image(i: int) -> np.ndarray:
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        return pixels if i % 4 else pixels * 0
+
+    source = folder(tmp_path, 40, image=image)
+    for role in ("images", "masks"):
+        for i in range(40):
+            (source / role / f"s{i}.png").rename(source / role / f"p{i // 4:02}_s{i % 4}.png")
+    manifest = index(source, group_regex=r"^p\d+")
+    assert all(sample.group == sample.sample_id[:3] for sample in manifest.samples)
+    assert {sample.split for sample in manifest.samples} == {"train", "val", "test"}
+    assert "equal pictures" not in sentences(manifest)
+
+
+def test_facts_of_a_fold_are_those_of_the_other_folds(tmp_path: Path) -> None:
+    def image(i: int) -> np.ndarray:
+        return np.random.default_rng(i).integers(i, i + 100, (16, 20, 3), dtype=np.uint8)
+
+    def mask(i: int) -> np.ndarray:
+        drawn = np.zeros((16, 20), np.uint8)
+        drawn[: i % 9] = 255
+        drawn[9, :5] = 9
+        return drawn
+
+    source = folder(tmp_path, 14, image=image, mask=mask)
+    manifest = index(source, num_folds=3, ignore_values=(9,))
+    assert {sample.fold for sample in manifest.samples} == {0, 1, 2, None}
+    for fold, facts in enumerate(manifest.facts.folds):
+        train = [s for s in manifest.samples if s.fold not in (None, fold)]
+        pixels = np.concatenate([read_image(s.image).reshape(-1, 3) for s in train]) / 255
+        masks = np.concatenate([read_mask(s.mask).ravel() for s in train if s.mask])
+        np.testing.assert_allclose(facts.mean, pixels.mean(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(facts.std, pixels.std(axis=0), rtol=1e-9)
+        assert facts.class_pixel_counts == ((masks == 0).sum(), (masks == 255).sum())
+        assert facts.ignored_pixels == (masks == 9).sum()
+        assert facts.value_range == (0, 255)
 
 
 def test_equal_pictures_in_several_given_splits_are_called_a_leak(tmp_path: Path) -> None:

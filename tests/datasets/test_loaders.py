@@ -19,6 +19,7 @@ import torch
 from unet_pipeline.classes import Classes, default_colors
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.loaders import (
+    STAND_IN,
     Batch,
     DecodedCache,
     KeyedBatchSampler,
@@ -89,7 +90,8 @@ def test_a_batch_holds_raw_pixels_class_indices_and_sample_numbers(samples: list
     batches = list(loader.epoch(0))
     assert [len(batch.images) for batch in batches] == [4, 4, 3]
     assert len(loader) == 3
-    for images, masks, indices, points in batches:
+    for images, masks, indices, points, failures in batches:
+        assert failures == ()
         assert images.dtype == torch.uint8
         assert images.shape[1:] == (3, 16, 24)
         assert masks.dtype == torch.uint8
@@ -261,6 +263,81 @@ def test_points_differ_between_epochs_samples_and_seeds(samples: list[Sample]) -
     assert all(torch.equal(first[n], again[n]) for n in range(4))
 
 
+# ---- several processes
+
+
+def shares_of(samples: list[Sample], size: int, epoch: int, **changes: Any) -> list[list[Batch]]:
+    """The batches of an epoch by rank of `size` processes."""
+    return [
+        list(loader_of(samples, rank=rank, world_size=size, **changes).epoch(epoch))
+        for rank in range(size)
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("points", [None, PointSampler(9, 0.5)])
+def test_processes_share_the_batches_of_one(
+    samples: list[Sample], size: int, points: PointSampler | None
+) -> None:
+    for epoch in (0, 1):
+        whole = list(loader_of(samples, point_sampler=points).epoch(epoch))
+        shares = shares_of(samples, size, epoch, point_sampler=points)
+        for rank, batches in enumerate(shares):
+            assert len(batches) == len(whole)
+            for own, batch in zip(batches, whole, strict=True):
+                if rank < len(batch.images):
+                    part = [None if field is None else field[rank::size] for field in batch]
+                    assert same([own], [Batch(*part)])  # type: ignore[arg-type]
+
+
+def test_processes_augment_alike_samples_differently(samples: list[Sample]) -> None:
+    first = samples[0]
+    alike = [Sample(f"{n}", first.image, first.mask, "train", "", 26, 20) for n in range(4)]
+    shares = shares_of(alike, 2, 0)
+    images = [image for batches in shares for batch in batches for image in batch.images]
+    assert len({image.numpy().tobytes() for image in images}) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_share_does_not_show_workers_nor_where_an_epoch_is_entered(
+    samples: list[Sample], workers: int
+) -> None:
+    whole = shares_of(samples, 4, 1)[3]  # its last batch is one that stands in
+    loader = loader_of(samples, rank=3, world_size=4, num_workers=workers)
+    for start in range(4):
+        assert same(list(loader.epoch(1, start_batch=start)), whole[start:])
+
+
+@pytest.mark.parametrize("points", [None, PointSampler(9, 0.5)])
+def test_where_nothing_is_left_for_a_process_a_sample_stands_in_and_teaches_nothing(
+    samples: list[Sample], points: PointSampler | None
+) -> None:
+    whole = list(loader_of(samples, point_sampler=points).epoch(0))
+    stands_in = shares_of(samples, 4, 0, point_sampler=points)[3][-1]  # of a batch of three
+    assert torch.equal(stands_in.images, whole[-1].images[:1])
+    assert stands_in.masks.shape == whole[-1].masks[:1].shape
+    assert (stands_in.masks == 255).all()
+    assert stands_in.indices.tolist() == [STAND_IN]
+    assert stands_in.num_counted == 0
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 3), (11, 2), (11, 4), (9, 4)])
+def test_all_processes_take_as_many_steps_and_count_each_sample_once(
+    samples: list[Sample], count: int, size: int
+) -> None:
+    loader = loader_of(samples[:count])
+    shares = shares_of(samples[:count], size, 0)
+    assert {len(batches) for batches in shares} == {len(loader)}
+    for number, (whole, *parts) in enumerate(zip(loader.epoch(0), *shares, strict=True)):
+        counted = sum(part.num_counted for part in parts)
+        assert counted == whole.num_counted == len(whole.images) == loader.global_size(number)
+
+
+def test_a_batch_that_leaves_processes_without_work_is_refused(samples: list[Sample]) -> None:
+    with pytest.raises(UserError, match="batch_size = 4 for 5 processes: use at least 5"):
+        loader_of(samples, world_size=5)
+
+
 # ---- the batch sampler
 
 
@@ -289,8 +366,8 @@ def test_the_sample_left_out_is_another_one_each_epoch() -> None:
     left_out = set()
     for sampler.epoch in range(40):
         keys = [key for batch in sampler for key in batch]
-        assert {epoch for epoch, _ in keys} == {sampler.epoch}
-        left_out |= set(range(9)) - {index for _, index in keys}
+        assert {key.epoch for key in keys} == {sampler.epoch}
+        left_out |= set(range(9)) - {key.number for key in keys}
     assert len(left_out) == 9
 
 

@@ -15,6 +15,7 @@ from unet_pipeline.datasets.images import (
     read_mask,
 )
 from unet_pipeline.datasets.made import write_made
+from unet_pipeline.datasets.scan import content
 from unet_pipeline.errors import DatasetError
 
 
@@ -98,6 +99,14 @@ def test_by_digest_files_are_written_once(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert write_made(pairs, tmp_path, by_digest=True) == [first, second]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == before
+
+
+def test_other_rules_give_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [Pair("a", Noise(2, (9, 7, 3)), Noise(1))]
+    first = write_made(pairs, tmp_path, by_digest=True)
+    monkeypatch.setattr(content, "MADE_RULES", "2")
+    second = write_made(pairs, tmp_path, by_digest=True)
+    assert first[0].mask != second[0].mask
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "..", "/"])

@@ -9,7 +9,7 @@ from tests.datasets.mask_cases import SOURCE, classes, held, rgb, scan, table
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.mask_values import find_classes
-from unet_pipeline.datasets.value_table import keyed_counts
+from unet_pipeline.datasets.value_table import keyed_counts, value_rows
 from unet_pipeline.errors import DatasetError, UserError
 
 BLACK_WHITE = np.array([[0] * 3, [255] * 3], np.uint8)
@@ -259,3 +259,35 @@ def test_masks_of_one_value_are_refused() -> None:
         classes(scan([0, 0]))
     with pytest.raises(DatasetError, match="0, 255, of which 255 is void: at least two"):
         classes(scan([0, 255]), ignore_values=[255])
+
+
+def test_two_encodings_that_never_share_a_mask_are_told_with_what_to_do() -> None:
+    mixed = [scan([0, 0, 1]), scan([0, 255, 255]), scan([0, 1, 1])]
+    with pytest.raises(DatasetError, match=r"2 masks hold 0, 1 \(s0.* and 1 hold 0, 255 \(s1"):
+        classes(*mixed)
+    for names in ({"listed": ClassList("classes.txt", ("ground", "cell"))},
+                  {"class_names": ["ground", "cell"]}):  # fmt: skip
+        with pytest.raises(DatasetError, match="two encodings"):
+            classes(*mixed, **names)
+    assert classes(*mixed, ignore_values=[255]).values == (0, 1)
+    both = classes(*mixed, values=[0, 1], other=1)
+    assert both.to_indices(np.array([[0, 1, 255]], np.uint8), source="m").tolist() == [[0, 1, 1]]
+    assert classes(*mixed, class_names=["ground", "cell", "white"]).values == (0, 1, 255)
+
+
+def test_a_255_that_meets_classes_somewhere_is_void_still() -> None:
+    assert classes(scan([0, 1, 1]), scan([0, 255]), scan([0, 1, 255])).ignore_values == (255,)
+    assert classes(scan([0, 1, 1]), scan([255, 255])).ignore_values == (255,)
+
+
+def test_a_255_is_no_void_beside_a_single_class_of_the_declared_ones() -> None:
+    with pytest.raises(DatasetError, match=r"hold the mask values 255 .* none of the classes"):
+        classes(scan([0, 255]), values=[0, 1])
+    assert classes(scan([0, 1, 255]), values=[0, 1]).ignore_values == (255,)
+
+
+def test_minus_one_is_told_as_the_files_hold_it() -> None:
+    with pytest.raises(DatasetError, match=r"the masks hold 0, -1, of which -1 is void"):
+        classes(held([0, -1, 0]))
+    counted = table(held([0, -1, 1]))
+    assert [row[0] for row in value_rows(counted, None)] == [0, 1, -1]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.datasets.exports.cases import blobs, colored_png, dataset, some_classes, state
 from unet_pipeline.classes import Classes
-from unet_pipeline.datasets.doctor import Options, examine
+from unet_pipeline.datasets.doctor import examine
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.images import (
     read_image,
@@ -21,6 +21,7 @@ from unet_pipeline.datasets.images import (
 )
 from unet_pipeline.datasets.index import complete, find
 from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.options import Options
 from unet_pipeline.datasets.repair import Repairs, write_repaired
 from unet_pipeline.datasets.scan import ScanStore
 from unet_pipeline.errors import DatasetError

@@ -354,7 +354,7 @@ def test_renaming_files_moves_nothing() -> None:
     assert split(IDS, keys=contents)[0] == split(renamed, keys=contents)[0] != split(IDS)[0]
 
 
-def test_a_copy_of_an_old_picture_moves_nothing() -> None:
+def test_a_copy_of_an_old_file_moves_nothing() -> None:
     contents = [f"{i:032x}" for i in range(50)]
     before = split(IDS, keys=contents)[0]
     for copied in range(50):
@@ -363,6 +363,19 @@ def test_a_copy_of_an_old_picture_moves_nothing() -> None:
         after = split(groups, keys=pictures)[0]
         assert after[1:] == before
         assert after[0] == before[copied]
+
+
+def test_an_equal_picture_in_another_file_moves_a_held_out_one_but_not_where_it_is_known() -> None:
+    before = split(IDS)[0]
+    held_out = next(i for i, part in enumerate(before) if part == "test")
+    other = max((f"file{n}" for n in range(99)), key=hashed)
+    ids, keys = [*IDS, "copy"], [*IDS, other]
+    groups = merge_duplicates(ids, [*IDS, IDS[held_out]])
+    after = split(groups, keys=keys)[0]
+    assert after[held_out] == after[-1] == "train"
+    assert [i for i in range(50) if after[i] != before[i]] == [held_out]
+    known = split(groups, keys=keys, former=[*before, None])[0]
+    assert known == [*before, "test"]
 
 
 def test_a_group_that_a_copy_ties_to_another_goes_towards_train() -> None:

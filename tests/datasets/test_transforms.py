@@ -18,6 +18,14 @@ from unet_pipeline.errors import UserError
 
 ALL = pytest.mark.parametrize("name", list(TRANSFORMS))
 STRONG = {"vflip": 0.5, "scale": 0.4, "rotate": 180.0, "brightness": 0.4, "contrast": 0.4}
+STRONG_OF: dict[str, dict[str, Any]] = {
+    "none": {"class_balance": 1.0},
+    "light": STRONG | {"class_balance": 0.5},
+    "medium": STRONG | {"class_balance": 0.5, "color": 0.5, "blur": 8.0, "noise": 0.5},
+    "heavy": STRONG
+    | {"class_balance": 0.5, "scale": 3.0, "shear": 40.0, "elastic": 0.5, "gamma": 3},
+    "paper": {"class_balance": 0.5, "sigma": 60.0, "shift": 0.5},
+}
 RANGES: dict[str, tuple[float, float]] = {
     "uint8": (0, 255),
     "uint16": (0, 65535),
@@ -81,8 +89,7 @@ def test_any_size_fits_any_crop_and_no_class_is_invented(
 ) -> None:
     image, mask = picture((height, width), 1)
     mask[:] = np.where(mask > 1, 7, mask)  # 0, 1 and 7: what interpolation invents is 2 to 6
-    options = STRONG if name == "light" else {}
-    new_image, new_mask = apply(name, image, mask, size=crop, key=(key,), **options)
+    new_image, new_mask = apply(name, image, mask, size=crop, key=(key,), **STRONG_OF[name])
     assert new_image.shape == (*crop, 1)
     assert new_mask.shape == crop
     assert set(np.unique(new_mask)) <= {*np.unique(mask).tolist(), 255}
@@ -114,10 +121,14 @@ def test_seed_epoch_and_sample_each_change_the_result(name: str) -> None:
 
 def test_another_process_gives_the_same_result() -> None:
     code = (
-        "import numpy as np; from unet_pipeline.datasets.transforms import light;"
+        "import numpy as np; from unet_pipeline.datasets.transforms import TRANSFORMS;"
         "image = np.arange(30000).reshape(100, 100, 3).astype(np.uint8);"
-        "t = light(image_size=(64, 64), value_range=(0, 255));"
-        "digest = [int(x.sum()) for x in t(image, image[..., 0] // 90, key=(3, 5, 'scene'))]"
+        "mask = image[..., 0] // 90;"
+        "options = dict(image_size=(64, 64), value_range=(0, 255), class_balance=0.5);"
+        "made = [make(**options) for make in TRANSFORMS.values()];"
+        "results = [t(image, mask, key=(3, n, 'scene')) for t in made for n in range(6)];"
+        "weights = np.arange(64 * 64).reshape(64, 64) % 97;"
+        "digest = [int((x.T * weights.T).sum()) for pair in results for x in pair]"
     )
     here: dict[str, Any] = {}
     exec(code, here)
@@ -135,7 +146,10 @@ def test_another_process_gives_the_same_result() -> None:
 def test_the_inputs_are_left_as_they_were(name: str) -> None:
     image, mask = picture((32, 32))
     image.flags.writeable = mask.flags.writeable = False
-    apply(name, image, mask, size=(40, 20), **(STRONG if name == "light" else {}))
+    before = image.copy(), mask.copy()
+    apply(name, image, mask, size=(40, 20), **STRONG_OF[name])
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(mask, before[1])
 
 
 # ---- crops and padding
@@ -362,6 +376,22 @@ def test_a_key_is_told_from_any_other_and_does_not_care_for_the_kind_of_integer(
         ("light", {"rotate": 181}, "rotate = 181.0"),
         ("light", {"brightness": -1}, "brightness = -1.0"),
         ("light", {"contrast": float("nan")}, "contrast = nan"),
+        ("light", {"class_balance": 2}, "transform light: class_balance = 2.0: use a probability"),
+        ("none", {"class_balance": -1}, "transform none: class_balance = -1.0"),
+        ("medium", {"hflip": 1.5}, "transform medium: hflip = 1.5: use a probability"),
+        ("medium", {"scale": 3.5}, "transform medium: scale = 3.5: use a number from 0 to 3"),
+        ("medium", {"noise": 1.0}, "transform medium: noise = 1.0"),
+        ("medium", {"blur": 21}, "transform medium: blur = 21.0: use pixels from 0 to 20"),
+        ("medium", {"color": 1}, "transform medium: color = 1.0"),
+        ("medium", {"saturation": -0.1}, "transform medium: saturation = -0.1"),
+        ("medium", {"gamma": 0.1}, "transform medium has no option 'gamma'"),
+        ("heavy", {"shear": 41}, "transform heavy: shear = 41.0: use degrees from 0 to 40"),
+        ("heavy", {"elastic": float("inf")}, "transform heavy: elastic = inf: use a share"),
+        ("heavy", {"gamma": -1}, "transform heavy: gamma = -1.0"),
+        ("paper", {"sigma": -1}, "transform paper: sigma = -1.0: use pixels"),
+        ("paper", {"grid": 1}, "transform paper: grid = 1: use from 2 to 32 nodes"),
+        ("paper", {"shift": 0.6}, "transform paper: shift = 0.6"),
+        ("paper", {"value_range": [0, 1]}, "value_range comes from the data"),
     ],
 )
 def test_options_that_cannot_be_are_refused(
@@ -372,8 +402,9 @@ def test_options_that_cannot_be_are_refused(
     assert message in str(caught.value)
 
 
-def test_sizes_and_ranges_that_cannot_be_are_refused() -> None:
+@ALL
+def test_sizes_and_ranges_that_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="image size 0x8"):
-        build_transform("none", {}, image_size=(0, 8), value_range=(0, 1))
+        build_transform(name, {}, image_size=(0, 8), value_range=(0, 1))
     with pytest.raises(UserError, match="value range"):
-        build_transform("none", {}, image_size=(8, 8), value_range=(1, 1))
+        build_transform(name, {}, image_size=(8, 8), value_range=(1, 1))

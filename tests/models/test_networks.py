@@ -46,6 +46,8 @@ def test_completed_options_are_all_options_as_json() -> None:
         "depth": 4,
         "norm": "group",
         "dropout": 0.0,
+        "stem": 1,
+        "deep_supervision": False,
     }
     assert json.loads(json.dumps(completed)) == completed
     assert complete_options("mlp", {"patch_size": "9"}) == {"hidden_features": 256, "patch_size": 9}
@@ -95,3 +97,35 @@ def test_the_package_exports_what_its_list_says() -> None:
     assert all(hasattr(models, name) for name in models.__all__)
     network = models.UNet(in_channels=3, num_classes=2, bilinear=False)
     assert isinstance(network, torch.nn.Module)
+
+
+LAYOUTS: list[tuple[str, dict[str, object]]] = [
+    *(("unet", {"base_channels": 8, "norm": norm}) for norm in ("batch", "group", "instance")),
+    ("unet", {"base_channels": 8, "bilinear": True, "stem": 2}),
+    ("unet", {"base_channels": 8, "stem": 4}),
+    ("lenet", {}),
+    ("mlp", {"hidden_features": 16}),
+]
+
+
+# In training, batch norm over the few values of the deepest map magnifies what float32 rounds away
+@pytest.mark.parametrize(
+    ("training", "dtype", "tolerance"), [(False, torch.float32, 1e-5), (True, torch.float64, 1e-10)]
+)
+@pytest.mark.parametrize(("name", "options"), LAYOUTS)
+def test_channels_last_gives_the_same_logits(
+    name: str, options: dict[str, object], training: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, options, in_channels=3, num_classes=2).to(dtype).train(training)
+    x = torch.randn(2, 3, 61, 83, dtype=dtype)
+    with torch.no_grad():
+        wanted = network(x)
+        moved = network.to(memory_format=torch.channels_last)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            logits = moved(x.contiguous(memory_format=layout))
+            assert (logits - wanted).abs().max() <= tolerance
+
+
+def test_every_network_is_tried_in_channels_last() -> None:
+    assert {name for name, _ in LAYOUTS} == set(NETWORKS)

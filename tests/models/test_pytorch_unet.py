@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.models import load_model
+from unet_pipeline.models import UNet, load_model
 
 Reference = Callable[..., nn.Module]
 SavePth = Callable[..., Path]
@@ -172,3 +172,17 @@ def test_a_state_dict_of_another_network_is_named_by_its_first_tensors(tmp_path:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
     with pytest.raises(UserError, match=r"first names are weight, bias"):
         load_model(tmp_path / "linear.pth")
+
+
+def test_a_state_of_a_unet_with_a_stem_is_not_taken_for_a_plain_one(save_pth: SavePth) -> None:
+    network = UNet(in_channels=1, num_classes=2, base_channels=2, depth=1, stem=2)
+    with pytest.raises(UserError, match="state dict of something else"):
+        load_model(save_pth(network))
+
+
+def test_heads_of_deep_supervision_are_named_where_a_plain_unet_is_expected(
+    save_pth: SavePth,
+) -> None:
+    network = UNet(in_channels=1, num_classes=2, base_channels=2, depth=2, deep_supervision=True)
+    with pytest.raises(UserError, match=r"unknown: aux1\.conv\.weight"):
+        load_model(save_pth(network))

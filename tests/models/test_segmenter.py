@@ -68,6 +68,24 @@ def test_logits_are_float32_under_autocast(tiny_segmenter: Segmenter) -> None:
         assert tiny_segmenter(raw).dtype == torch.float32
 
 
+def test_the_logits_of_all_levels_are_float32_in_training_and_the_full_ones_in_evaluation(
+    make_card: MakeCard,
+) -> None:
+    options = {"base_channels": 2, "depth": 3, "stem": 2, "deep_supervision": True}
+    segmenter = Segmenter.from_card(make_card(options=options))
+    raw = torch.zeros(2, 1, 32, 48, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        levels = segmenter.train()(raw)
+        with torch.no_grad():
+            logits = segmenter.eval()(raw)
+    assert [tuple(level.shape) for level in levels] == [
+        *((2, 2, 32, 48), (2, 2, 8, 12), (2, 2, 4, 6)),
+    ]
+    assert all(level.dtype == torch.float32 for level in levels)
+    assert logits.shape == (2, 2, 32, 48)
+    assert logits.dtype == torch.float32
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 8, 8), (8, 8), (1, 1, 0, 8), (0, 1, 8, 8)])
 def test_pixels_of_another_shape_are_refused(
     tiny_segmenter: Segmenter, shape: tuple[int, ...]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import socket
@@ -15,10 +16,16 @@ import segmentation_models_pytorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.models import build_network, complete_options, hub, smp
-from unet_pipeline.models.smp import SmpNetwork, build_smp
+from unet_pipeline.models import UNet, build_network, complete_options, hub, smp
+from unet_pipeline.models.smp import (
+    SmpNetwork,
+    build_smp,
+    encoder_parameters,
+    freeze_encoder,
+)
 
 ARCHITECTURES = sorted(segmentation_models_pytorch.MODEL_ARCHITECTURES_MAPPING)
 
@@ -280,3 +287,87 @@ def test_an_architecture_may_be_written_as_its_class_is() -> None:
     assert complete_options("smp:UnetPlusPlus/resnet18", {}) == complete_options(
         "smp:unetplusplus/resnet18", {}
     )
+
+
+# ---- encoders apart
+
+
+def frozen(name: str = "smp:unet/resnet18") -> SmpNetwork:
+    torch.manual_seed(0)
+    built = build_smp(name, in_channels=1, num_classes=2)
+    freeze_encoder(built)
+    return built
+
+
+def test_the_parameters_of_the_encoder_are_those_that_its_weights_are_for() -> None:
+    built = build_smp("smp:unet/resnet18", in_channels=1, num_classes=2)
+    given = encoder_parameters(built)
+    assert given is not None
+    wanted = {id(p) for n, p in built.named_parameters() if n.startswith("model.encoder.")}
+    assert {id(p) for p in given} == wanted
+    assert 0 < len(wanted) < len(list(built.parameters()))
+    assert encoder_parameters(UNet(in_channels=1, num_classes=2, base_channels=2)) is None
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_an_encoder_and_trains_the_rest_of_it(architecture: str) -> None:
+    built = copy.deepcopy(network(architecture))
+    freeze_encoder(built)
+    assert not any(p.requires_grad for p in built.encoder.parameters())
+    assert any(p.requires_grad for p in built.parameters())
+
+
+@pytest.mark.parametrize("name", ["smp:unet/resnet18", "smp:fpn/timm-efficientnet-b0"])
+def test_a_frozen_encoder_stays_as_it_is_while_the_rest_learns(name: str) -> None:
+    built = frozen(name)
+    before = {key: tensor.clone() for key, tensor in built.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in built.parameters() if p.requires_grad], 0.1)
+    built.eval()
+    nn.ModuleList([built]).train()  # as a training does, from further up
+    for _ in range(2):
+        built(image(2, 1, 64, 64)).square().mean().backward()
+        optimizer.step()
+    after = built.state_dict()
+    changed = {key for key, tensor in before.items() if not torch.equal(tensor, after[key])}
+    assert not any(key.startswith("model.encoder.") for key in changed)  # running statistics too
+    assert any(key.startswith("model.decoder.") for key in changed)
+    assert all(p.grad is None for p in built.encoder.parameters())
+
+
+def test_a_frozen_encoder_gives_in_training_what_it_gives_in_prediction() -> None:
+    built = frozen("smp:fpn/timm-efficientnet-b0")  # which drops whole paths while it trains
+    x = image(2, 1, 64, 64)
+    trained, predicted = built.train().encoder(x), built.eval().encoder(x)
+    assert all(torch.equal(a, b) for a, b in zip(trained, predicted, strict=True))
+
+
+def test_an_encoder_that_is_not_frozen_follows_the_mode_of_the_network() -> None:
+    built = build_smp("smp:unet/resnet18", in_channels=1, num_classes=2)
+    assert not any(module.training for module in built.eval().modules())
+    assert all(module.training for module in built.train().modules())
+
+
+def test_a_copy_of_a_frozen_network_is_frozen() -> None:
+    copied = copy.deepcopy(frozen()).train()
+    assert not any(module.training for module in copied.encoder.modules())
+    assert copied.model.decoder.training
+
+
+def test_a_network_without_an_encoder_cannot_freeze_one() -> None:
+    with pytest.raises(UserError, match="UNet has no encoder to freeze") as caught:
+        freeze_encoder(UNet(in_channels=1, num_classes=2, base_channels=2))
+    assert "\n" not in str(caught.value)
+
+
+# ---- memory layout
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_channels_last_gives_the_same_logits(architecture: str) -> None:
+    x = image(2, 2, 64, 96)
+    with torch.no_grad():
+        wanted = network(architecture)(x)
+        moved = copy.deepcopy(network(architecture)).to(memory_format=torch.channels_last)
+        assert (moved(x) - wanted).abs().max() <= 1e-5 * max(1, wanted.abs().max())
+        logits = moved(x.contiguous(memory_format=torch.channels_last))
+        assert (logits - wanted).abs().max() <= 1e-5 * max(1, wanted.abs().max())

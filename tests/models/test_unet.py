@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from unet_pipeline.errors import UserError
 from unet_pipeline.models import DoubleConv, UNet
+from unet_pipeline.models.layers import pad_to
+from unet_pipeline.models.unet import STEMS, SubPixelOut
 
 TOLERANCE = 1e-5  # float32
 
@@ -89,9 +93,15 @@ def test_default_unet_has_the_published_number_of_parameters(bilinear: bool, cou
 
 
 @functools.cache
-def small(bilinear: bool, depth: int, norm: str) -> UNet:
+def small(bilinear: bool, depth: int, norm: str, stem: int = 1) -> UNet:
     return UNet(
-        in_channels=2, num_classes=3, bilinear=bilinear, base_channels=8, depth=depth, norm=norm
+        in_channels=2,
+        num_classes=3,
+        bilinear=bilinear,
+        base_channels=8,
+        depth=depth,
+        norm=norm,
+        stem=stem,
     ).eval()
 
 
@@ -105,12 +115,13 @@ lengths = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 32, 37, 61])
     bilinear=st.booleans(),
     depth=st.integers(1, 4),
     norm=st.sampled_from(["batch", "group", "instance", "none"]),
+    stem=st.sampled_from(STEMS),
 )
 def test_logits_have_the_size_of_any_image(
-    height: int, width: int, bilinear: bool, depth: int, norm: str
+    height: int, width: int, bilinear: bool, depth: int, norm: str, stem: int
 ) -> None:
     with torch.no_grad():
-        logits = small(bilinear, depth, norm)(image(1, 2, height, width))
+        logits = small(bilinear, depth, norm, stem)(image(1, 2, height, width))
     assert logits.shape == (1, 3, height, width)
     assert logits.isfinite().all()
 
@@ -190,6 +201,10 @@ def test_dropout_changes_no_names(tiny_unet: UNet) -> None:
         ({"dropout": 1.0}, "dropout = 1.0"),
         ({"dropout": -0.1}, "dropout = -0.1"),
         ({"dropout": float("nan")}, "dropout = nan"),
+        ({"stem": 3}, "stem = 3: use 1"),
+        ({"stem": 8}, "stem = 8: use 1"),
+        ({"stem": 0}, "stem = 0: use 1"),
+        ({"depth": 1, "deep_supervision": True}, "no coarser level"),
     ],
 )
 def test_options_that_make_no_network_are_refused(options: dict, words: str) -> None:
@@ -214,3 +229,132 @@ def test_levels_are_visited_once_each_however_deep(depth: int, bilinear: bool) -
     downs = [f"down{k}" for k in range(1, depth + 1)]
     ups = [f"up{k}" for k in range(1, depth + 1)]
     assert seen == ["inc", *downs, *ups, "outc"]
+
+
+# ---- the stem that folds pixels into channels
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+@pytest.mark.parametrize("size", [(32, 48), (37, 53), (1, 1), (64, 9)])
+def test_a_stem_is_a_plain_unet_between_folding_and_unfolding(
+    stem: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    network = UNet(in_channels=2, num_classes=3, base_channels=4, depth=2, stem=stem).eval()
+    plain = UNet(in_channels=2 * stem**2, num_classes=3 * stem**2, base_channels=4, depth=2).eval()
+    state = network.state_dict()
+    plain.load_state_dict({name.replace("subpixels", "conv"): t for name, t in state.items()})
+    height, width = size
+    x = image(2, 2, height, width)
+    padded = pad_to(x, stride=stem, min_size=stem * 4)
+    rows, columns = padded.shape[-2] // stem, padded.shape[-1] // stem
+    # (n, channel, row, i, column, j) -> channels counted by channel, i, j; and back
+    squares = padded.reshape(2, 2, rows, stem, columns, stem).permute(0, 1, 3, 5, 2, 4)
+    with torch.no_grad():
+        folded = plain(squares.reshape(2, -1, rows, columns))
+        unfolded = folded.reshape(2, 3, stem, stem, rows, columns).permute(0, 1, 4, 2, 5, 3)
+        wanted = unfolded.reshape(2, 3, rows * stem, columns * stem)[..., :height, :width]
+        assert torch.equal(network(x), wanted)
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+def test_the_sub_pixels_of_a_class_start_alike_and_those_of_two_classes_do_not(stem: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(in_channels=1, num_classes=3, base_channels=4, depth=2, stem=stem).eval()
+    with torch.no_grad():
+        logits = network(image(1, 1, 32, 32))
+    coarse = logits[..., ::stem, ::stem]
+    assert torch.equal(logits, F.interpolate(coarse, scale_factor=stem, mode="nearest"))
+    assert not torch.equal(logits[:, 0], logits[:, 1])
+
+
+def test_sub_pixels_learn_apart_and_can_be_put_back_to_a_common_start() -> None:
+    torch.manual_seed(0)
+    head = SubPixelOut(3, 2, 2)
+    x = image(1, 3, 4, 4)
+    head(x)[..., ::2, ::2].sum().backward()
+    assert head.subpixels.weight.grad is not None
+    assert (head.subpixels.weight.grad.flatten(1).abs().sum(1) > 0).tolist() == [
+        *(True, False, False, False),
+        *(True, False, False, False),
+    ]
+    nn.init.normal_(head.subpixels.weight)  # as an initializer draws them
+    head.start_alike()
+    with torch.no_grad():
+        assert torch.equal(head(x), F.interpolate(head(x)[..., ::2, ::2], scale_factor=2.0))
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+def test_a_stem_changes_the_names_of_the_last_layer_only(stem: int) -> None:
+    with torch.device("meta"):
+        plain = UNet(in_channels=3, num_classes=2)
+        folding = UNet(in_channels=3, num_classes=2, stem=stem)
+    expected = [name.replace("outc.conv", "outc.subpixels") for name in plain.state_dict()]
+    assert list(folding.state_dict()) == expected
+
+
+def test_an_image_of_one_pixel_and_a_batch_of_one_train_behind_a_stem() -> None:
+    network = UNet(in_channels=1, num_classes=2, base_channels=8, norm="group", stem=4)
+    network(image(1, 1, 1, 1)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+# ---- deep supervision
+
+
+def deep(**options: Any) -> UNet:
+    torch.manual_seed(0)
+    given = {"in_channels": 1, "num_classes": 3, "base_channels": 8, "depth": 3}
+    return UNet(**{**given, **options})
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+@pytest.mark.parametrize("stem", STEMS)
+def test_in_training_the_coarser_levels_predict_too(bilinear: bool, stem: int) -> None:
+    outputs = deep(bilinear=bilinear, stem=stem, deep_supervision=True)(image(2, 1, 64, 96))
+    assert isinstance(outputs, tuple)
+    sizes = [(64, 96), *((64 // (stem * 2**level), 96 // (stem * 2**level)) for level in (1, 2))]
+    assert [tuple(o.shape) for o in outputs] == [(2, 3, *size) for size in sizes]
+
+
+def test_deep_supervision_leaves_evaluation_and_the_full_logits_as_they_are() -> None:
+    with_heads, without = deep(deep_supervision=True), deep()
+    x = image(2, 1, 24, 40)
+    outputs, wanted = with_heads(x), without(x)
+    assert isinstance(outputs, tuple)
+    assert torch.equal(outputs[0], wanted)
+    with torch.no_grad():
+        assert torch.equal(with_heads.eval()(x), without.eval()(x))
+
+
+def test_heads_are_called_aux_and_come_last_in_the_state_dict() -> None:
+    with torch.device("meta"):
+        plain = list(UNet(in_channels=3, num_classes=2).state_dict())
+        names = list(UNet(in_channels=3, num_classes=2, deep_supervision=True).state_dict())
+    heads = [f"aux{level}.conv.{part}" for level in (1, 2, 3) for part in ("weight", "bias")]
+    assert names == plain + heads
+
+
+def test_the_state_of_a_deeply_supervised_network_fits_its_like() -> None:
+    first, second = (
+        deep(deep_supervision=True),
+        UNet(in_channels=1, num_classes=3, base_channels=8, depth=3, deep_supervision=True),
+    )
+    second.load_state_dict(first.state_dict())
+    x = image(2, 1, 24, 24)
+    for one, other in zip(first(x), second(x), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_every_level_trains_its_head_and_all_that_is_below(stem: int) -> None:
+    network = deep(deep_supervision=True, stem=stem)
+    outputs = network(image(2, 1, 24, 40))
+    sum(o.square().sum() for o in outputs).backward()
+    assert all(p.grad is not None for p in network.parameters())  # none unused: DDP needs that
+    network.zero_grad(set_to_none=True)
+    network(image(2, 1, 24, 40))[2].square().sum().backward()
+    trained = {
+        name.partition(".")[0] for name, p in network.named_parameters() if p.grad is not None
+    }
+    assert trained == {"inc", "down1", "down2", "down3", "up1", "aux2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ import pytest
 
 from tests.stages import sources
 from unet_pipeline import cli
+from unet_pipeline.classes import Classes
+from unet_pipeline.datasets.class_checks import absent_classes, rare_classes
 from unet_pipeline.datasets.encoders import encode_png
+from unet_pipeline.datasets.formats import object_masks
+from unet_pipeline.datasets.images import decode_mask
 from unet_pipeline.datasets.manifest import SAMPLES_FILE
 
 
@@ -150,6 +155,64 @@ def test_there_must_be_something_to_look_at(
     assert words in sources.error_of(capsys, ["prepare", *arguments, "--check"], code)
 
 
+def test_masks_of_objects_are_decoded_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources.objects(Path("cells"))
+    around = np.zeros((sources.HEIGHT, sources.WIDTH), np.uint8)
+    around[:4] = around[20:] = 255
+    around[sources.mask_of(0) == 1] = 255
+    sources.save(source / "s00" / "masks" / "9.png", around)
+    decoded: list[str] = []
+
+    def decode(data: bytes, *, source: str) -> Any:
+        decoded.append(source)
+        return decode_mask(data, source=source)
+
+    monkeypatch.setattr(object_masks, "decode_mask", decode)
+    _, first = as_json(capsys, "cells")
+    assert len(decoded) == len(set(decoded)) == 17
+    _, second = as_json(capsys, "cells")
+    assert len(decoded) == 17
+    assert second == first
+    (finding,) = [f for f in first["findings"] if f["code"] == "overlapping-objects"]
+    claimed = np.stack([around > 0, sources.mask_of(0) == 1, sources.mask_of(0) == 2]).sum(axis=0)
+    assert finding["message"].startswith(f"{(claimed > 1).sum()} pixels belong to several objects")
+    assert finding["examples"] == ["s00"]
+
+
+def test_remedies_fit_data_with_its_own_splits(capsys: pytest.CaptureFixture[str]) -> None:
+    def remedies(*options: str) -> dict[str, str]:
+        _, summary = as_json(capsys, "cells", *options)
+        return {finding["code"]: finding["remedy"] for finding in summary["findings"]}
+
+    for n in range(8):
+        part = ("train", "val")[n == 7]
+        image = np.kron(sources.image_of(n % 7)[::4, ::4], np.ones((8, 8, 1), np.uint8))
+        mask = np.kron(sources.mask_of(n), np.ones((2, 2), np.uint8))
+        sources.save(Path("cells", part, "images", f"{n}.png"), image - (n == 7) * (image // 9))
+        sources.save(Path("cells", part, "masks", f"{n}.png"), mask * (mask < 2) if n else mask)
+    told = remedies()
+    for code in ("near-duplicates-cross-splits", "classes-absent-from-val"):
+        assert "in samples.csv of the prepared dataset" in told[code]
+        assert "--" not in told[code]
+
+
+def test_remedies_fit_data_that_is_divided_here() -> None:
+    classes = Classes(names=("a", "b"), colors=((0, 0, 0), (9, 9, 9)), values=(0, 1))
+    (finding,) = absent_classes([{0: 9, 1: 3}, {0: 4}], ["train", "val"], classes, fixed={"test"})
+    assert finding.remedy.startswith("another --seed")
+    (finding,) = absent_classes([{0: 9, 1: 3}, {0: 4}], ["train", "val"], classes, fixed={"val"})
+    assert "move some to val in samples.csv" in finding.remedy
+
+
+@pytest.mark.parametrize(("share", "codes"), [(9, ["rare-classes"]), (11, [])])
+def test_a_class_is_rare_below_a_thousandth(share: int, codes: list[str]) -> None:
+    classes = Classes(names=("a", "b"), colors=((0, 0, 0), (9, 9, 9)), values=(0, 1))
+    found = rare_classes([{0: 10_000 - share, 1: share}], classes)
+    assert [finding.code for finding in found] == codes
+
+
 def test_a_prepared_dataset_is_checked_with_the_splits_of_its_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -221,10 +284,12 @@ def test_one_image_alone_cannot_be_trained_on_and_it_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sources.plain(Path("cells"), range(1))
-    assert cli.run(["prepare", "cells", "--check"]) == 0
-    out = capsys.readouterr().out
+    assert cli.run(["prepare", "cells", "--check"]) == 4  # as `unet train` ends
+    out, err = capsys.readouterr()
     assert "[empty-splits]" in out
     assert "it cannot be trained on yet" in out.splitlines()[-1]
+    assert "it cannot be trained on yet (empty-splits)" in err
+    assert not as_json(capsys, "cells")[1]["ok"]
 
 
 def test_classes_that_only_val_has_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,3 +316,35 @@ def test_names_of_groups_are_seen_where_only_val_is_drawn(
         sources.save(Path("cells", split, "masks", name), sources.mask_of(n))
     assert cli.run(["prepare", "cells", "--check"]) == 0
     assert "[probable-groups]" in capsys.readouterr().out
+
+
+def test_shares_are_of_all_pixels_where_not_all_values_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = sources.plain(Path("cells"))
+    for n in range(8):
+        pixels = np.random.default_rng(n).integers(0, 60, (32, 40, 3), dtype=np.uint8)
+        pixels[:16] = (7, 8, 9)
+        sources.save(source / "masks" / f"{sources.name(n)}.png", pixels)
+    assert cli.run(["prepare", "cells", "--check"]) == 4
+    out = capsys.readouterr().out
+    assert re.search(r"^more than \d+ mask values", out, re.M)
+    row = next(line for line in out.splitlines() if " 7/8/9 " in line)
+    assert "50.0" in row
+
+
+def test_splits_from_a_dataset_that_knows_no_sample_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sources.prepare(sources.plain(Path("cells")), "-o", "old")
+    for n in range(20, 26):
+        sources.save(Path("others/images") / f"o{n}.png", sources.image_of(n))
+        sources.save(Path("others/masks") / f"o{n}.png", sources.mask_of(n))
+    for how in (["--check"], ["-o", "new"]):
+        arguments = ["prepare", "others", "--splits-from", "old", *how]
+        error = sources.error_of(capsys, arguments, 2)
+        assert "--splits-from old: it knows none of the 6 samples of others" in error
+    assert not Path("new").exists()
+    sources.plain(Path("cells"), range(8, 10))
+    assert cli.run(["prepare", "cells", "--splits-from", "old", "-o", "new"]) == 0
+    assert "--splits-from knows 8 of 10 samples" in capsys.readouterr().err

@@ -139,6 +139,19 @@ def test_what_cannot_be_repaired_leaves_nothing_behind(
     assert not Path("mended").exists() or not list(Path("mended").iterdir())
 
 
+def test_classes_that_only_val_has_are_not_said_to_be_mended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for n in range(6):
+        split, mask = ("train", sources.mask_of(n) * 0) if n < 4 else ("val", sources.mask_of(n))
+        sources.save(Path("cells", split, "images", f"{n}.png"), sources.image_of(n))
+        sources.save(Path("cells", split, "masks", f"{n}.png"), mask)
+    message = sources.error_of(capsys, ["prepare", "cells", "--fix", "-o", "mended"], 4)
+    assert "cannot be repaired by itself" in message
+    assert "no pixel in train" in message
+    assert not Path("mended").exists()
+
+
 def test_a_source_without_a_good_pair_leaves_nothing_behind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -170,3 +183,31 @@ def test_the_folds_of_a_repaired_copy_can_be_trained_on() -> None:
     assert len(Manifest.load(Path("mended")).facts.folds) == 3
     arguments = ["train", "--data", "mended", "--fold", "1", "--dry-run", *TINY]
     assert cli.run(arguments) == 0
+
+
+def test_a_dataset_that_is_no_copy_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources.prepare(sources.plain(Path("cells")), "-o", "out")
+    monkeypatch.setattr("unet_pipeline.stages.prepare.find_data", None)
+    error = sources.error_of(capsys, ["prepare", "cells", "--fix", "-o", "out"], 2)
+    assert "out holds a prepared dataset" in error
+
+
+def test_the_log_of_a_copy_names_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    sources.prepare(broken(Path("cells")), "--fix", "-o", "mended")
+    report = Path("mended", "report.html")
+    assert f"report: {report}" in capsys.readouterr().err
+    sources.prepare(Path("cells"), "--fix", "-o", "mended")
+    again = capsys.readouterr().err
+    assert "report:" not in again
+    assert "indexed PNG" not in again
+
+
+def test_masks_of_one_class_are_not_said_to_be_mended(capsys: pytest.CaptureFixture[str]) -> None:
+    source = sources.plain(Path("cells"))
+    for path in (source / "masks").iterdir():
+        sources.save(path, np.zeros((sources.HEIGHT, sources.WIDTH), np.uint8))
+    (source / "classes.txt").write_text("0 ground\n1 cell\n")
+    error = sources.error_of(capsys, ["prepare", "cells", "--fix", "-o", "mended"], 4)
+    assert "cannot be repaired by itself" in error

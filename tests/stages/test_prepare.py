@@ -154,9 +154,10 @@ def test_options_about_splits_that_the_data_has_are_refused(
 ) -> None:
     for split in ("train", "val"):
         write_pairs(Path("cells") / split, count=3)
-    assert cli.run(["prepare", "cells", *options]) == 2
-    assert message in capsys.readouterr().err
-    assert not Path("data/cells").exists()
+    for command in (["prepare", "cells"], ["prepare", "cells", "--check"]):
+        assert cli.run([*command, *options]) == 2
+        assert message in capsys.readouterr().err
+        assert not Path("data/cells").exists()
 
 
 def test_a_refused_run_leaves_no_folder_behind() -> None:
@@ -198,6 +199,49 @@ def test_folds_of_a_prepared_dataset_stay_when_it_is_written_anew() -> None:
         (s.sample_id, s.fold, s.split) for s in before.samples
     ]
     assert len(after.facts.folds) == 3
+
+
+def test_another_division_of_a_dataset_with_folds_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_pairs(Path("cells"), count=12)
+    assert cli.run(["prepare", "cells", "--folds", "3"]) == 0
+    arguments = ["prepare", "data/cells", "--fix", "-o", "fixed", "--splits-from"]
+    for former in ("does/not/exist", "data/cells"):
+        assert cli.run([*arguments, former]) == 2
+        assert "--splits-from has no effect on data/cells" in capsys.readouterr().err
+    assert not Path("fixed").exists()
+
+
+def test_folds_that_are_there_are_not_said_to_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(Path("cells"), count=12)
+    assert cli.run(["prepare", "cells", "--folds", "3", "--val", "0.3"]) == 0
+    capsys.readouterr()
+    assert cli.run(["prepare", "data/cells", "--check"]) == 0
+    assert "leave --folds out" not in capsys.readouterr().out
+    assert cli.run(["prepare", "data/cells", "--check", "--folds", "4"]) == 0
+    assert "leave --folds out" in capsys.readouterr().out
+    assert cli.run(["prepare", "data/cells", "--fix", "-o", "fixed"]) == 0
+    assert "leave --folds out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--val", "0.3"], ["--test", "0"], ["--split-by", "order"]])
+def test_the_sample_data_has_its_own_splits(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["prepare", "--num-scenes", "4", *options]) == 2
+    assert f"{options[0]} has no effect" in capsys.readouterr().err
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("options", [["-o", "out"], ["--check"], ["--fix", "-o", "out"]])
+def test_a_fold_to_train_on_is_no_matter_of_prepare(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(Path("cells"))
+    assert cli.run(["prepare", "cells", "--set", "data.fold=3", *options]) == 2
+    assert "data.fold has no effect" in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_tiles_are_not_exported_in_one_step(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,30 @@ def test_nearly_equal_pictures_are_shown_side_by_side() -> None:
     assert captions == ["0", "1"]
 
 
+def test_numbers_of_objects_are_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    source, pixels = Path("cells"), 0
+    for n in range(8):
+        numbers = np.zeros((64, 64), np.uint16)
+        for k in range(20 + 5 * n):
+            numbers[k // 8 * 8 : k // 8 * 8 + 2 + k % 5, k % 8 * 8 : k % 8 * 8 + 6] = k + 1
+        pixels += int((numbers > 0).sum())
+        rng = np.random.default_rng(n)
+        image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        sources.save(source / "images" / f"{n}.png", image)
+        sources.save(source / "masks" / f"{n}.png", numbers)
+    sources.prepare(source, "-o", "out")
+    rows = re.sub(r"\s+", " ", report_of("out").text)
+    total = 8 * 64 * 64
+    assert f" 0 {total - pixels:,} 8 background " in rows
+    assert f" 1 to 55 (object numbers) {pixels:,} 8 foreground " in rows
+    assert " 2 " not in rows[rows.index("Mask values") : rows.index("Objects in the")]
+    assert cli.run(["prepare", "cells", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "56 mask values" in out
+    assert "1 to 55 (object numbers)" in out
+    assert " more" not in out
+
+
 HOSTILE = ('<script>alert("x")</script>', "</style><img src=http://x.y/z>", "{{ 7 * 7 }}")
 
 

@@ -11,8 +11,9 @@ import tifffile
 
 from tests.stages import sources
 from unet_pipeline import cli
+from unet_pipeline.datasets import tiles
 from unet_pipeline.datasets.images import read_image, read_mask
-from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest
 
 HEIGHT, WIDTH = 48, 60
 
@@ -77,6 +78,67 @@ def test_a_prepared_dataset_is_cut_with_its_splits() -> None:
     whole = sources.splits_in(Path("whole"))
     for sample_id, split in sources.splits_in(Path("out")).items():
         assert split == whole[sample_id.split("/")[0]]
+
+
+def test_folds_of_a_prepared_dataset_are_those_of_its_tiles() -> None:
+    sources.prepare(large(Path("maps"), 12), "-o", "whole", "--folds", "3", "--test", "0.2")
+    table = Path("whole") / SAMPLES_FILE
+    rows = table.read_text().splitlines()
+    place = next(n for n, row in enumerate(rows) if ",val," in row)
+    rows[place] = rows[place].replace(",val,", ",train,")  # by hand
+    table.write_text("\n".join(rows) + "\n")
+    sources.prepare("whole", "--tile", "32", "-o", "out")
+    whole = {s.sample_id: (s.split, s.fold) for s in Manifest.load(Path("whole")).samples}
+    assert {fold for _, fold in whole.values()} == {0, 1, 2, None}
+    tiled = Manifest.load(Path("out"))
+    for tile in tiled.samples:
+        assert (tile.split, tile.fold) == whole[tile.sample_id.split("/")[0]]
+    assert len(tiled.facts.folds) == 3
+
+
+def test_folds_asked_for_anew_are_dealt_anew() -> None:
+    sources.prepare(large(Path("maps"), 12), "-o", "whole", "--folds", "3", "--test", "0")
+    sources.prepare("whole", "--tile", "32", "-o", "out", "--folds", "4")
+    folds = {s.sample_id.split("/")[0]: s.fold for s in Manifest.load(Path("out")).samples}
+    assert set(folds.values()) == {0, 1, 2, 3}
+
+
+def test_blank_tiles_tie_no_images_together() -> None:
+    for n in range(12):
+        image, mask = wide(n)
+        image[:32, :32] = (240, 240, 242)  # glass beside the tissue
+        mask[:32, :32] = 0
+        sources.save(Path("slides") / "images" / f"s{n}.png", image)
+        sources.save(Path("slides") / "masks" / f"s{n}.png", mask)
+    sources.prepare("slides", "--tile", "32", "-o", "out")
+    samples = Manifest.load(Path("out")).samples
+    assert {s.group for s in samples} == {f"s{n}" for n in range(12)}
+    assert {s.split for s in samples} == {"train", "val", "test"}
+
+
+def test_tiles_that_no_group_of_the_expression_takes_stay_with_their_image() -> None:
+    for n in range(12):
+        image, mask = wide(n)
+        name = f"pat{n}_a" if n < 6 else f"x{n}"
+        sources.save(Path("mixed") / "images" / f"{name}.png", image)
+        sources.save(Path("mixed") / "masks" / f"{name}.png", mask)
+    sources.prepare("mixed", "--tile", "32", "-o", "out", "--group-regex", "^(pat[0-9]+)_")
+    splits: dict[str, set[str]] = {}
+    for sample in Manifest.load(Path("out")).samples:
+        splits.setdefault(sample.sample_id.split("/")[0], set()).add(sample.split)
+    assert len(splits) == 12
+    assert all(len(some) == 1 for some in splits.values()), splits
+
+
+def test_wrong_mask_values_are_told_before_anything_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "write_file", lambda *_: pytest.fail("was cut"))
+    large(Path("maps"))
+    arguments = ["prepare", "maps", "--tile", "32", "-o", "out", "--values", "0,7"]
+    message = sources.error_of(capsys, arguments, 4)
+    assert "mask values 255 (in big" in message
+    assert not Path("out").exists()
 
 
 def test_an_error_half_way_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:

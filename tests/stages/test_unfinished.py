@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,9 @@ import pytest
 
 from tests.stages import sources
 from unet_pipeline import cli, files
+from unet_pipeline.datasets import manifest as manifest_module
+from unet_pipeline.datasets import repair
+from unet_pipeline.datasets.exports import writing as exports_writing
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.stages import prepare as stage
 from unet_pipeline.stages import writing
@@ -119,3 +123,45 @@ def test_an_output_that_is_in_use_is_left_alone(capsys: pytest.CaptureFixture[st
         message = sources.error_of(capsys, ["prepare", "cells", "-o", "out", "--tile", "16"], 7)
     assert "in use" in message
     assert not sources.contents(Path("out"))
+
+
+@pytest.mark.parametrize("form", ["tiles", "repaired", "exported"])
+def test_a_run_that_is_killed_leaves_no_half_of_a_copy_and_can_be_repeated(
+    form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make, options = FORMS[form]
+    make(Path("cells"))
+    arguments = ["prepare", "cells", "-o", "out", *options]
+    disks: list[Path] = []  # what is on the disk before each fifth file, as a kill would leave it
+    write = files.write_atomic
+    calls = 0
+
+    def spied(path: Path, *given: Any, **more: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            disks.append(tmp_path / f"disk{calls}")
+            shutil.copytree(tmp_path, disks[-1], ignore=shutil.ignore_patterns("disk*"))
+        write(path, *given, **more)
+
+    for module in (exports_writing, repair, writing, manifest_module):
+        if hasattr(module, "write_atomic"):
+            monkeypatch.setattr(module, "write_atomic", spied)
+    assert cli.run(arguments) == 0
+    whole = set(in_output())
+    assert len(disks) > 2
+    for disk in disks[:: len(disks) - 1]:
+        monkeypatch.chdir(disk)
+        assert set(in_output()) <= {".lock"}
+        assert cli.run(arguments) == 0
+        assert set(in_output()) == whole
+        assert {path.name for path in Path().iterdir()} == {"cells", "out"}
+
+
+def test_an_interruption_says_that_nothing_was_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources.plain(Path("cells"))
+    monkeypatch.setattr(stage, "examine", interrupted)
+    error = sources.error_of(capsys, ["prepare", "cells", "-o", "out"], 130)
+    assert error == "error: interrupted; no dataset was written or changed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import types
@@ -19,6 +20,8 @@ from tests.stages.test_prepare import snapshot, write_pairs
 from unet_pipeline import cli
 from unet_pipeline.datasets.images import read_mask
 from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.scan import content
+from unet_pipeline.datasets.shapes import Drawing
 from unet_pipeline.stages import writing
 
 OUT = Path("data/cells")
@@ -186,6 +189,36 @@ def test_what_does_not_go_with_an_update_is_refused(
     assert snapshot(OUT) == before
 
 
+def test_a_group_that_only_samples_csv_names_can_be_undone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_pairs(tmp_path / "cells")
+    assert cli.run(["prepare", str(source)]) == 0
+    path = OUT / "samples.csv"
+    before = path.read_text()
+    rows = [line.split(",") for line in before.splitlines()]
+    column = rows[0].index("group")
+    rows[1][column] = rows[2][column] = "patient"
+    path.write_text("\n".join(map(",".join, rows)) + "\n")
+    assert cli.run(["prepare", str(source), "--update"]) == 2
+    assert "or undo the groups in samples.csv" in capsys.readouterr().err
+    path.write_text(before)
+    assert cli.run(["prepare", str(source), "--update"]) == 0
+
+
+def test_flat_pictures_that_were_one_group_stop_no_update(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "cells")
+    for n in (3, 4):
+        Image.new("RGB", (24, 20), (9, 9, 9)).save(source / "images" / f"{n}.png")
+    assert cli.run(["prepare", str(source)]) == 0
+    path = OUT / "samples.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows[5][rows[0].index("group")] = "3"
+    path.write_text("\n".join(map(",".join, rows)) + "\n")
+    assert cli.run(["prepare", str(source), "--update"]) == 0
+    assert [s.group for s in Manifest.load(OUT).samples] == [str(n) for n in range(8)]
+
+
 def test_other_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_pairs(tmp_path / "cells", count=4)
     assert cli.run(["prepare", str(source)]) == 0
@@ -201,6 +234,9 @@ def test_other_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 # ---- masks that are drawn -----------------------------------------------------------------------
+
+
+pixels_of = Drawing.pixels
 
 
 def drawn() -> dict[str, np.ndarray]:
@@ -225,6 +261,56 @@ def test_drawn_masks_come_change_and_leave_with_their_samples(tmp_path: Path) ->
     assert sum(stamps.get(path) == stamp for path, stamp in files.items()) == 4
     for sample_id, mask in drawn().items():
         np.testing.assert_array_equal(mask, sources.mask_of(int(sample_id[-2:])))
+
+
+def test_a_mask_whose_annotation_changed_is_drawn_anew(tmp_path: Path) -> None:
+    source = sources.coco(tmp_path / "cells", range(4))
+    assert cli.run(["prepare", str(source)]) == 0
+    before = drawn()
+    annotations = source / "annotations.json"
+    tree = json.loads(annotations.read_text())
+    tree["annotations"][2]["segmentation"] = [[1.0, 1.0, 9.0, 1.0, 9.0, 5.0, 1.0, 5.0]]
+    annotations.write_text(json.dumps(tree))
+    assert cli.run(["prepare", str(source), "--update"]) == 0
+    after = drawn()
+    assert (after["s01"][1:6, 1:10] == 1).all()
+    assert (after["s01"] == 1).sum() == 5 * 9
+    for name in ("s00", "s02", "s03"):
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_masks_are_drawn_anew_where_the_classes_changed(tmp_path: Path) -> None:
+    source = sources.coco(tmp_path / "cells", range(4))
+    assert cli.run(["prepare", str(source)]) == 0
+    annotations = source / "annotations.json"
+    tree = json.loads(annotations.read_text())
+    tree["categories"].append({"id": 3, "name": "ghost"})
+    tree["annotations"].append(tree["annotations"][0] | {"id": 99, "category_id": 3})
+    annotations.write_text(json.dumps(tree))
+    names = "background,cell,debris,ghost"
+    assert cli.run(["prepare", str(source), "--update", "--class-names", names]) == 0
+    manifest = Manifest.load(OUT)
+    assert manifest.facts.classes.names == tuple(names.split(","))
+    for sample in manifest.samples:
+        assert sample.mask is not None
+        with Image.open(sample.mask) as mask:
+            palette = mask.getpalette() or []
+        colors = [level for color in manifest.facts.classes.colors for level in color]
+        assert palette[: len(colors)] == colors
+
+
+def test_masks_are_drawn_anew_where_the_rules_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources.coco(tmp_path / "cells", range(4))
+    assert cli.run(["prepare", str(source)]) == 0
+    before, masks = splits(), drawn()
+    monkeypatch.setattr(content, "MADE_RULES", "2")
+    monkeypatch.setattr(Drawing, "pixels", lambda self: np.flipud(pixels_of(self)))
+    assert cli.run(["prepare", str(source), "--update"]) == 0
+    assert splits() == before
+    for name, mask in drawn().items():
+        np.testing.assert_array_equal(mask, np.flipud(masks[name]))
 
 
 @pytest.mark.parametrize("number", range(1, 9))

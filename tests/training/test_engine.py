@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unet_pipeline.errors import DivergedError, UserError
-from unet_pipeline.training.engine import Limits, Position, train_steps
+from unet_pipeline.errors import DivergedError, ResourceError, UserError
+from unet_pipeline.training.ema import WeightAverage
+from unet_pipeline.training.engine import train_steps
+from unet_pipeline.training.position import Limits, Position
 
 
 def network() -> nn.Module:
@@ -171,3 +173,84 @@ def test_float16_may_lose_some_steps_to_overflow_but_not_all_for_ever() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)  # every step was skipped
     with pytest.raises(DivergedError):
         run(model, batches(*[1] * 30), Position(), loss=loss, scaler=scaler)
+
+
+# ---- memory, averages, rates
+
+
+class TooLarge(nn.Module):
+    """A network for which memory suffices for so many samples at once."""
+
+    def __init__(self, limit: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.inner, self.limit, self.error = network(), limit, error
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.limit:
+            raise self.error("DefaultCPUAllocator: can't allocate memory: you tried ...")
+        result: Tensor = self.inner(x)
+        return result
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_a_batch_too_large_for_memory_goes_through_in_parts_with_the_same_step(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, reference, position = TooLarge(2, error), network(), Position()
+    run(model, batches(6, 6), position)
+    run(reference, batches(6, 6), Position())
+    assert position.micro_batch == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "6 samples" in caplog.text
+    assert max(model.seen[4:]) == 2  # once found out, it is not tried again
+    for one, other in zip(model.inner.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_memory_for_not_even_one_sample_is_said() -> None:
+    with pytest.raises(ResourceError, match=r"single sample: use a smaller --image-size"):
+        run(TooLarge(0), batches(3), Position())
+
+
+def test_other_runtime_errors_are_not_taken_for_a_want_of_memory() -> None:
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        run(network(), batches(3), Position(), loss=loss)
+
+
+def test_a_group_with_a_factor_of_its_own_gets_that_multiple_of_the_rate() -> None:
+    model = network()
+    slow, fast = list(model.parameters())[:1], list(model.parameters())[1:]
+    groups = [{"params": slow, "lr_factor": 0.1}, {"params": fast}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    train_steps(
+        model,
+        batches(2),
+        nn.functional.cross_entropy,
+        optimizer,
+        Position(),
+        learning_rate=lambda: 0.5,
+    )
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
+
+
+def test_the_average_takes_in_every_step() -> None:
+    model, position = network(), Position()
+    average = WeightAverage(model, 0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = nn.functional.cross_entropy
+    train_steps(model, batches(2, 2, 2), loss, optimizer, position, average=average)
+    assert average.updates == position.step == 3
+
+
+def test_a_position_that_goes_back_keeps_its_clock_and_what_memory_taught_it() -> None:
+    position = Position(epoch=2, batch=3, step=11, seconds=100.0)
+    earlier = position.state()
+    position.step, position.batch, position.micro_batch, position.seconds = 15, 7, 2, 200.0
+    position.go_back_to(earlier)
+    assert (position.step, position.batch, position.micro_batch) == (11, 3, 2)
+    assert position.elapsed() >= 200.0

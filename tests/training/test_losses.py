@@ -37,6 +37,7 @@ from unet_pipeline.training.losses import (
     dice,
     parse_loss,
 )
+from unet_pipeline.training.losses.contract import over_processes
 
 # ---- gradients and options
 
@@ -314,6 +315,11 @@ def test_smoothing_brings_no_pixel_back_whose_class_has_no_weight(name: str) -> 
         logits[..., 5:6, 7:8], target[..., 5:6, 7:8], label_smoothing=options["label_smoothing"]
     )
     close(LOSSES[name](logits, target, **options), alone)
+
+
+def test_a_process_that_is_alone_has_its_own_sums() -> None:
+    sums = torch.ones(3, requires_grad=True)
+    assert over_processes(sums) is sums  # tests/test_distributed.py has the other case
 
 
 # ---- numbers that are narrow, extreme, few or many

@@ -1,29 +1,20 @@
-"""Optimizers against torch's plain loops and formulas; schedules against their closed forms."""
+"""Optimizers against torch's plain loops and formulas, and who is in which of their groups."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.training.optimizers import (
-    OPTIMIZERS,
-    SCHEDULES,
-    build_optimizer,
-    build_schedule,
-    cosine,
-    parameter_groups,
-    poly,
-)
+from unet_pipeline.models import UNet, build_network
+from unet_pipeline.models.smp import encoder_parameters, freeze_encoder
+from unet_pipeline.training.optimizers import OPTIMIZERS, build_optimizer, parameter_groups
 
 ALL = pytest.mark.parametrize("name", list(OPTIMIZERS))
-SCHEDULE = pytest.mark.parametrize("name", list(SCHEDULES))
 
 
 def small_network() -> nn.Sequential:
@@ -168,68 +159,183 @@ def test_a_model_that_is_frozen_whole_is_refused() -> None:
         build_optimizer("adamw", {}, parameters=network.parameters(), lr=1e-3)
 
 
-# ---- schedules
+# ---- what decays
 
 
-@SCHEDULE
-@given(progress=st.floats(-0.5, 1.5), warmup=st.floats(0, 0.9))
-@settings(max_examples=30, deadline=None)
-def test_a_factor_lies_in_zero_to_one(name: str, progress: float, warmup: float) -> None:
-    factor = build_schedule(name, {"warmup_fraction": warmup})(progress)
-    assert 0 <= factor <= 1
+def decaying(network: nn.Module) -> set[str]:
+    """The names of the parameters that decay, of all that are in a group."""
+    names = {id(p): name for name, p in network.named_parameters()}
+    groups = parameter_groups(network.named_parameters(), 0.1)
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    return {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
 
 
-@SCHEDULE
-def test_warm_up_is_a_line_from_a_hundredth_to_one(name: str) -> None:
-    schedule = build_schedule(name, {"warmup_fraction": 0.2})
-    assert schedule(0.0) == pytest.approx(0.01)
-    assert schedule(0.1) == pytest.approx((0.01 + 1) / 2)
-    assert schedule(0.2) == pytest.approx(1)
+@pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_of_a_unet_the_kernels_decay_and_nothing_else(norm: str, bilinear: bool) -> None:
+    network = UNet(
+        in_channels=1,
+        num_classes=2,
+        base_channels=8,
+        depth=2,
+        norm=norm,
+        bilinear=bilinear,
+        stem=2,
+        deep_supervision=True,
+    )
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    kernels = {f"{name}.weight" for name, m in network.named_modules() if isinstance(m, kinds)}
+    rest = {name for name, _ in network.named_parameters()} - kernels
+    assert decaying(network) == kernels
+    assert any(name.startswith("up1.up") for name in rest) != bilinear  # biases of the transposed
+    assert any("double_conv.1.weight" in name for name in rest) == (norm != "none")
 
 
-@SCHEDULE
-def test_without_warm_up_it_begins_at_one(name: str) -> None:
-    assert build_schedule(name, {"warmup_fraction": 0})(0.0) == 1
+@functools.cache
+def swin() -> nn.Module:
+    name = "smp:fpn/tu-swin_tiny_patch4_window7_224"
+    return build_network(name, {}, in_channels=3, num_classes=2)
 
 
-@SCHEDULE
-def test_after_warm_up_it_never_rises(name: str) -> None:
-    factors = [SCHEDULES[name](0.05 + 0.95 * step / 100) for step in range(101)]
-    assert all(a >= b for a, b in itertools.pairwise(factors))
+@functools.cache
+def vit() -> nn.Module:
+    return build_network("smp:dpt/tu-vit_tiny_patch16_224", {}, in_channels=3, num_classes=2)
 
 
-def test_schedules_follow_their_closed_forms() -> None:
-    for step in range(11):
-        u = step / 10
-        progress = 0.05 + 0.95 * u
-        assert cosine(progress) == pytest.approx(math.cos(math.pi * u / 2) ** 2, abs=1e-12)
-        assert poly(progress) == pytest.approx((1 - u) ** 0.9, abs=1e-12)
-        assert poly(progress, power=1, final_fraction=0.2) == pytest.approx(1 - 0.8 * u)
-        assert SCHEDULES["constant"](progress) == 1
+@functools.cache
+def convnext() -> nn.Module:
+    return build_network("smp:fpn/tu-convnext_atto", {}, in_channels=3, num_classes=2)
 
 
-def test_the_end_is_the_final_fraction_also_past_the_limit() -> None:
-    for progress in (1.0, 1.02):
-        assert cosine(progress) == pytest.approx(0, abs=1e-12)
-        assert cosine(progress, final_fraction=0.1) == pytest.approx(0.1)
-        assert poly(progress, final_fraction=0.1) == pytest.approx(0.1)
+def test_positions_tokens_and_scales_do_not_decay() -> None:
+    for network, ends in (
+        (vit(), ("pos_embed", "cls_token")),
+        (swin(), ("relative_position_bias_table",)),
+        (convnext(), ("gamma",)),
+    ):
+        names = [name for name, _ in network.named_parameters()]
+        decayed = decaying(network)
+        for end in ends:
+            of_kind = [name for name in names if name.endswith(end)]
+            assert of_kind
+            assert not decayed & set(of_kind)
+        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+        kernels = {f"{name}.weight" for name, m in network.named_modules() if isinstance(m, kinds)}
+        assert decayed == kernels & set(names)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("cosin", {}, "unknown schedule 'cosin': did you mean 'cosine'?"),
-        ("cosine", {"warmup": 0.1}, "no option 'warmup'"),
-        ("cosine", {"warmup_fraction": 1.0}, "warmup_fraction = 1.0"),
-        ("cosine", {"warmup_fraction": -0.1}, "warmup_fraction = -0.1"),
-        ("cosine", {"final_fraction": 2}, "final_fraction = 2.0"),
-        ("constant", {"final_fraction": 0.5}, "no option 'final_fraction'"),
-        ("poly", {"power": 0}, "power = 0.0"),
-    ],
-)
-def test_schedules_that_cannot_be_are_refused_when_built(
-    name: str, options: dict[str, object], message: str
-) -> None:
-    with pytest.raises(UserError) as caught:
-        build_schedule(name, options)
-    assert message in str(caught.value)
+@ALL
+def test_named_positions_stay_whole_under_decay(name: str) -> None:
+    network = nn.Module()
+    network.register_parameter("pos_embed", nn.Parameter(torch.ones(1, 4, 3)))
+    network.register_parameter("weight", nn.Parameter(torch.ones(4, 3)))
+    options = {"weight_decay": 0.5}
+    optimizer = build_optimizer(name, options, parameters=network.named_parameters(), lr=0.01)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.equal(network.get_parameter("pos_embed"), torch.ones(1, 4, 3))
+    assert (network.get_parameter("weight") < 1).all()
+
+
+# ---- an encoder with a learning rate of its own
+
+
+def resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return build_network("smp:unet/resnet18", {}, in_channels=1, num_classes=2)
+
+
+def test_the_encoder_has_groups_of_its_own_with_its_factor() -> None:
+    network = resnet()
+    encoder = encoder_parameters(network)
+    assert encoder is not None
+    groups = parameter_groups(
+        network.named_parameters(), 0.1, encoder=encoder, encoder_lr_factor=0.25
+    )
+    assert [(g["weight_decay"], g["lr_factor"]) for g in groups] == [
+        *((0.1, 1.0), (0.0, 1.0), (0.1, 0.25), (0.0, 0.25)),
+    ]
+    slow = {id(p) for group in groups for p in group["params"] if group["lr_factor"] != 1}
+    assert slow == {id(p) for p in encoder}
+    members = [id(p) for group in groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in network.parameters())
+
+
+@ALL
+def test_the_factor_is_in_the_rate_and_comes_back_with_the_state(name: str) -> None:
+    network = small_network()
+    encoder = list(network[0].parameters())
+
+    def build(factor: float) -> torch.optim.Optimizer:
+        return build_optimizer(
+            name,
+            {},
+            parameters=network.named_parameters(),
+            lr=0.5,
+            encoder=encoder,
+            encoder_lr_factor=factor,
+        )
+
+    first = build(0.125)
+    assert [group["lr"] for group in first.param_groups] == [0.5, 0.5, 0.0625, 0.0625]
+    other = build(0.25)
+    other.load_state_dict(first.state_dict())
+    assert [group["lr_factor"] for group in other.param_groups] == [1.0, 1.0, 0.125, 0.125]
+    assert {type(group["lr_factor"]) for group in first.state_dict()["param_groups"]} == {float}
+
+
+def test_a_slower_encoder_takes_smaller_steps() -> None:
+    network = small_network()
+    before = [p.detach().clone() for p in network.parameters()]
+    optimizer = build_optimizer(
+        "sgd",
+        {"weight_decay": 0, "momentum": 0, "nesterov": False},
+        parameters=network.parameters(),
+        lr=0.5,
+        encoder=network[0].parameters(),
+        encoder_lr_factor=0.5,
+    )
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    steps = [
+        (a - b.detach()).mean().item() for a, b in zip(before, network.parameters(), strict=True)
+    ]
+    assert steps == pytest.approx([0.25, 0.25, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_without_an_encoder_there_are_two_groups_at_the_full_rate() -> None:
+    groups = build_optimizer("adamw", {}, parameters=small_network().parameters(), lr=0.5)
+    assert [(g["lr"], g["lr_factor"]) for g in groups.param_groups] == [(0.5, 1.0), (0.5, 1.0)]
+
+
+def test_a_frozen_encoder_is_in_no_group() -> None:
+    network = resnet()
+    freeze_encoder(network)
+    encoder = encoder_parameters(network)
+    assert encoder is not None
+    groups = parameter_groups(network.named_parameters(), 0.1, encoder=encoder)
+    members = {id(p) for group in groups for p in group["params"]}
+    assert members == {id(p) for p in network.parameters()} - {id(p) for p in encoder}
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_factor_that_trains_nothing_is_refused(factor: float) -> None:
+    network = small_network()
+    with pytest.raises(UserError, match=r"encoder_lr_factor = .*above 0"):
+        parameter_groups(
+            network.parameters(), 0.1, encoder=network[0].parameters(), encoder_lr_factor=factor
+        )
+
+
+def test_a_factor_without_an_encoder_or_for_a_frozen_one_is_refused() -> None:
+    network = small_network()
+    with pytest.raises(UserError, match=r"encoder_lr_factor = 0\.1 has no effect") as caught:
+        parameter_groups(network.parameters(), 0.1, encoder_lr_factor=0.1)
+    assert "\n" not in str(caught.value)
+    network[0].requires_grad_(False)
+    with pytest.raises(UserError, match="or it is frozen"):
+        parameter_groups(
+            network.parameters(), 0.1, encoder=network[0].parameters(), encoder_lr_factor=0.1
+        )

@@ -18,6 +18,7 @@ GIVEN: dict[str, Any] = {
     "num_cores": 2,
     "cached": True,
     "budget_seconds": None,
+    "num_steps": lambda batch: None,
     "model": "unet",
     "model_options": {},
 }
@@ -75,15 +76,66 @@ def test_what_was_asked_stands(name: str, value: Any, expected: Any) -> None:
     assert made.reasons[name] == "as asked"
 
 
-def test_the_width_that_was_asked_stands_and_other_networks_have_none() -> None:
-    assert plan(model_options={"base_channels": 8}).model_options == {"base_channels": 8}
+def test_the_width_and_the_stem_that_were_asked_stand_and_other_networks_have_none() -> None:
+    asked = {"base_channels": 8, "stem": 4}
+    assert plan(model_options=asked).model_options == asked
     assert plan(model="smp:FPN/resnet18").model_options == {}
-    assert plan(device_type="cuda").model_options == {"base_channels": 64}
+    assert plan(device_type="cuda").model_options == {"base_channels": 64, "stem": 1}
 
 
-def test_a_long_budget_buys_a_wider_network_on_a_cpu() -> None:
-    assert plan(budget_seconds=180).model_options == {"base_channels": 16}
-    assert plan(budget_seconds=3600).model_options == {"base_channels": 32}
+def test_what_was_asked_is_not_measured() -> None:
+    def measure(*_: Any) -> float:
+        raise AssertionError("a step was taken")
+
+    assert plan(model_options={"base_channels": 8}, measure=measure).model_options["stem"] == 2
+
+
+# Seconds of a step as they go with the width, on machines of several speeds
+def steps_of(seconds_at_16: float) -> Any:
+    costs = {16: 1.0, 24: 1.8, 32: 2.8, 48: 5.6, 64: 9.5}
+    return lambda options, size, batch: seconds_at_16 * costs[options["base_channels"]]
+
+
+@pytest.mark.parametrize(("seconds_at_16", "width"), [(0.05, 32), (0.1, 24), (0.2, 16), (2.0, 16)])
+def test_a_budget_buys_the_widest_network_that_has_time_for_a_thousand_steps(
+    seconds_at_16: float, width: int
+) -> None:
+    made = plan(budget_seconds=300, measure=steps_of(seconds_at_16))
+    assert made.model_options["base_channels"] == width
+    assert "steps of" in made.reasons["base_channels"]
+
+
+def test_few_steps_that_are_asked_for_buy_a_wider_network() -> None:
+    few = plan(budget_seconds=300, measure=steps_of(0.2), num_steps=lambda batch: 400)
+    assert few.model_options["base_channels"] == 32
+
+
+def test_epochs_without_a_budget_are_to_end_within_an_hour() -> None:
+    of_steps = {"num_steps": lambda batch: 10_000}
+    assert plan(measure=steps_of(0.1), **of_steps).model_options["base_channels"] == 32
+    assert plan(measure=steps_of(0.3), **of_steps).model_options["base_channels"] == 16
+
+
+def test_a_width_that_is_slower_than_foretold_is_not_taken() -> None:
+    measured: list[int] = []
+
+    def measure(options: dict[str, Any], size: Any, batch: int) -> float:
+        measured.append(options["base_channels"])
+        return {16: 0.05, 24: 0.1, 32: 9.0}[options["base_channels"]]
+
+    assert plan(budget_seconds=300, measure=measure).model_options["base_channels"] == 24
+    assert measured == [16, 32, 24]
+
+
+def test_the_stem_is_for_slow_devices_large_crops_and_objects_that_it_does_not_swallow() -> None:
+    assert plan().model_options["stem"] == 2
+    assert plan(device_type="cuda").model_options["stem"] == 1
+    assert plan(train_sizes=[(96, 96)] * 9).model_options["stem"] == 1
+    assert plan(model_options={"depth": 1}).model_options["stem"] == 1
+    assert plan(object_area=500.0).model_options["stem"] == 2
+    swallowed = plan(object_area=5.0)
+    assert swallowed.model_options["stem"] == 1
+    assert "5 pixels" in swallowed.reasons["stem"]
 
 
 sizes = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size=1, max_size=20)

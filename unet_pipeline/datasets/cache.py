@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -125,20 +126,30 @@ def iterate_samples(
     in_channels: int,
     cache: DecodedCache | None = None,
     num_threads: int = 2,
+    on_unreadable: Callable[[DatasetError], None] | None = None,
 ) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.uint8]]]:
     """Yield (sample_id, image (H, W, C), mask (H, W) of class indices) for each sample, in order.
 
     The next few are decoded by threads while the caller computes; decoders leave Python's lock, so
     2 threads keep up with any network. Arrays may be the cache's own: do not write to them.
-    Raises what `read_sample` raises, when the sample's turn has come.
+    on_unreadable: told of each sample that is left out because it cannot be read.
+    Without that, raises what `read_sample` raises, when the sample's turn has come.
     """
 
-    def read(sample: Sample) -> tuple[str, Decoded]:
-        decoded = read_sample(sample, classes=classes, in_channels=in_channels, cache=cache)
+    def read(sample: Sample) -> tuple[str, Decoded | DatasetError]:
+        try:
+            decoded = read_sample(sample, classes=classes, in_channels=in_channels, cache=cache)
+        except DatasetError as error:
+            if on_unreadable is None:
+                raise
+            return sample.sample_id, error
         return sample.sample_id, decoded
 
     for sample_id, decoded in _map_ahead(read, samples, num_threads):
-        yield sample_id, decoded.image, decoded.mask
+        if isinstance(decoded, Decoded):
+            yield sample_id, decoded.image, decoded.mask
+        elif on_unreadable is not None:
+            on_unreadable(decoded)
 
 
 def fill_cache(
@@ -153,11 +164,13 @@ def fill_cache(
     """Decode samples into `cache` until one no longer fits; returns how many it holds.
 
     To be called before worker processes start: they then share these arrays instead of each
-    decoding its own. `on_progress` is told the number of samples done.
+    decoding its own. `on_progress` is told the number of samples done. One that cannot be read is
+    left to whoever asks for it.
     """
 
     def read(sample: Sample) -> None:
-        read_sample(sample, classes=classes, in_channels=in_channels, cache=cache)
+        with contextlib.suppress(DatasetError):
+            read_sample(sample, classes=classes, in_channels=in_channels, cache=cache)
 
     for done, _ in enumerate(_map_ahead(read, samples, num_threads), start=1):
         if on_progress is not None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from unet_pipeline.datasets.findings import Finding, Severity
+from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.scan import BadPair, ImageScan, MaskScan, PairScan
+from unet_pipeline.datasets.shapes import Drawing
 
 OUTLIER_RATIO = 4
 """Sides that many times longer or shorter than the median mostly belong to other data."""
@@ -32,6 +35,8 @@ def other_sizes(scans: Sequence[PairScan]) -> Iterator[Finding]:
     wrong = [s for s in scans if _size(s.image) != _size(s.mask)]
     by_exif = [s for s in wrong if turned_by_exif(s)]
     rest = [s for s in wrong if not turned_by_exif(s)]
+    drawn = [s for s in rest if isinstance(s.pair.mask_file, Drawing)]
+    rest = [s for s in rest if not isinstance(s.pair.mask_file, Drawing)]
     turned = [s for s in rest if _size(s.image) == _size(s.mask)[::-1]]
     plain = [s for s in rest if _size(s.image) != _size(s.mask)[::-1]]
 
@@ -49,6 +54,8 @@ def other_sizes(scans: Sequence[PairScan]) -> Iterator[Finding]:
             remedy,
         )
 
+    if drawn:
+        yield _other_than_told(drawn, len(scans))
     if by_exif:
         yield finding(
             "masks-not-turned",
@@ -71,6 +78,26 @@ def other_sizes(scans: Sequence[PairScan]) -> Iterator[Finding]:
             "have another size than their image",
             "save both in one size; if the image was resized, resize its mask by nearest neighbour",
         )
+
+
+def _other_than_told(drawn: Sequence[PairScan], total: int) -> Finding:
+    """The error about images whose annotations give them another size."""
+    examples = tuple(
+        f"{s.pair.sample_id}: image {s.image.width}x{s.image.height}, {s.mask.width}x"
+        f"{s.mask.height} by {Path(s.pair.mask.source).name}"
+        for s in drawn[:5]
+        if isinstance(s.pair.mask, Drawing)
+    )
+    return Finding(
+        "other-sizes",
+        "error",
+        f"{len(drawn)} of {counted(total, 'image')} {agree(len(drawn), 'have')} another size than "
+        "the annotations give",
+        len(drawn),
+        examples,
+        "correct width and height in the annotations where their outlines fit the image; else put "
+        "the image there that was annotated",
+    )
 
 
 def turned_by_exif(scan: PairScan) -> bool:
@@ -104,8 +131,8 @@ def exif_disagrees(scans: Sequence[PairScan]) -> Iterator[Finding]:
         yield Finding(
             "exif-orientation",
             "warning",
-            f"{len(some)} images are turned by their EXIF orientation and their masks carry none; "
-            "by size alone both ways fit",
+            f"{counted(len(some), 'image')} {agree(len(some), 'are')} turned by EXIF orientation and "
+            "their masks carry none; by size alone both ways fit",
             len(some),
             tuple(s.pair.sample_id for s in some[:5]),
             "look at their overlays in the report.html of `unet prepare`; if masks are turned, "
@@ -169,13 +196,14 @@ def mixed_ranges(scans: Sequence[PairScan]) -> Iterator[Finding]:
 
 
 def flat_images(scans: Sequence[PairScan]) -> Iterator[Finding]:
-    """Images in which every pixel has the same value."""
-    flat = [s for s in scans if s.image.low == s.image.high]
+    """Images in which every pixel has the same value or colour."""
+    flat = [s for s in scans if s.image.is_flat]
     if flat:
         yield Finding(
             "flat-images",
             "warning",
-            f"{len(flat)} images hold one value only: black, white or never written",
+            f"{counted(len(flat), 'image')} {agree(len(flat), 'hold')} one value or colour only: "
+            "black, white or never written",
             len(flat),
             tuple(s.pair.sample_id for s in flat[:5]),
             "export them again, or remove them with their masks",
@@ -192,14 +220,29 @@ def alpha_with_information(scans: Sequence[PairScan]) -> Iterator[Finding]:
             yield Finding(
                 f"alpha-in-{what}",
                 "warning",
-                f"{len(some)} {what} have an alpha channel that is not opaque everywhere; alpha is "
-                "dropped, and what is transparent counts like the rest",
+                f"{counted(len(some), what[:-1])} {agree(len(some), 'have')} an alpha channel that is "
+                "not opaque everywhere; alpha is dropped, and what is transparent counts like the "
+                "rest",
                 len(some),
                 tuple(s.pair.sample_id for s in some[:5]),
                 "flatten them where transparency matters"
                 if what == "images"
                 else "if the classes are in the alpha channel, save it as the mask",
             )
+
+
+def overlapping_objects(scans: Sequence[PairScan]) -> Iterator[Finding]:
+    """Pixels that two objects of one image claim, where each has a mask file of its own."""
+    touched = [s for s in scans if s.mask.overlap]
+    if touched:
+        yield Finding(
+            "overlapping-objects",
+            "note",
+            f"{counted(sum(s.mask.overlap for s in touched), 'pixel')} of "
+            f"{counted(len(touched), 'image')} belong to several objects; they count once",
+            len(touched),
+            tuple(s.pair.sample_id for s in touched[:5]),
+        )
 
 
 def outlier_sizes(scans: Sequence[PairScan]) -> Iterator[Finding]:

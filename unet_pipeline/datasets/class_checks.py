@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from unet_pipeline.classes import IGNORE_INDEX, Classes
+from unet_pipeline.classes import IGNORE_INDEX, Classes, pack_value, unpack_value
 from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.formats.layout import agree, counted
+from unet_pipeline.datasets.found_classes import show_values, snapping_option
 from unet_pipeline.datasets.manifest import SPLITS, Split
 from unet_pipeline.datasets.scan import PairScan
 from unet_pipeline.datasets.value_table import ClassPixels, ValueTable, class_totals, snapping
@@ -30,6 +32,42 @@ def jpeg_masks(table: ValueTable, classes: Classes) -> Iterator[Finding]:
     )
 
 
+def soft_edges(table: ValueTable, classes: Classes) -> Iterator[Finding]:
+    """Masks whose other values are shades of a few: soft edges or noise, not compressed."""
+    if table.lossy or not table.shades_of:
+        return
+    around = [unpack_value(key, table.encoding) for key in table.shades_of]
+    shades = f"{len(table.uses) - len(around)} of {len(table.uses)} mask values"
+    if classes.snap:
+        pixels, furthest = snapping(table, classes)
+        message = (
+            f"{pixels / table.num_pixels:.2%} of the pixels hold shades, at soft edges or by "
+            f"noise, and are snapped to the nearest class (the furthest by {furthest:.0f})"
+        )
+        remedy = "look at the overlays in report.html, or save the masks without smoothing"
+    elif classes.other is not None:
+        pixels = table.num_pixels - sum(
+            table.uses[key].pixels
+            for value in (*classes.values, *classes.ignore_values)
+            if (key := pack_value(value)) in table.uses
+        )
+        message = (
+            f"{pixels / table.num_pixels:.2%} of the pixels count as "
+            f"{classes.names[classes.other]} (--other), though they hold shades of "
+            f"{show_values(around)}"
+        )
+        remedy = snapping_option(around)
+    elif len(classes.values) > len(around):
+        message = (
+            f"{shades} look like shades of {show_values(around)} (soft, anti-aliased edges): each "
+            "counts as a class"
+        )
+        remedy = snapping_option(around)
+    else:
+        return
+    yield Finding("soft-edges", "warning", message, len(table.uses), (), remedy)
+
+
 def one_class_masks(
     scans: Sequence[PairScan], pixels: Sequence[ClassPixels], classes: Classes
 ) -> Iterator[Finding]:
@@ -42,9 +80,11 @@ def one_class_masks(
     for name, ids in alone.items():
         background = name == classes.names[0]
         code = "empty-masks" if background else "void-masks" if name == "void" else "full-masks"
+        few = background and len(ids) < len(scans) / 2
+        nothing = name == "void" and len(ids) == len(scans)
         yield Finding(
             code,
-            "note" if background and len(ids) < len(scans) / 2 else "warning",
+            "error" if nothing else "note" if few else "warning",
             f"{len(ids)} of {len(scans)} masks hold nothing but {name}",
             len(ids),
             tuple(ids[:5]),
@@ -67,7 +107,8 @@ def rare_classes(pixels: Sequence[ClassPixels], classes: Classes) -> Iterator[Fi
         yield Finding(
             "rare-classes",
             "warning",
-            f"{len(rare)} classes have less than {RARE_CLASS:.1%} of the pixels",
+            f"{counted(len(rare), 'class')} {agree(len(rare), 'have')} less than {RARE_CLASS:.1%} of "
+            "the pixels",
             len(rare),
             tuple(f"{name} {share:.4%}" for name, share in rare[:5]),
             'train with --loss "ce(class_weights=sqrt) + dice", or merge them with --values and '
@@ -76,9 +117,13 @@ def rare_classes(pixels: Sequence[ClassPixels], classes: Classes) -> Iterator[Fi
 
 
 def absent_classes(
-    pixels: Sequence[ClassPixels], splits: Sequence[Split], classes: Classes
+    pixels: Sequence[ClassPixels],
+    splits: Sequence[Split],
+    classes: Classes,
+    *,
+    fixed: Collection[Split],
 ) -> Iterator[Finding]:
-    """Classes without a single pixel in a split."""
+    """Classes without a single pixel in a split; fixed: the splits that no option changes."""
     totals = {
         part: class_totals(
             (c for c, own in zip(pixels, splits, strict=True) if own == part), classes
@@ -91,8 +136,10 @@ def absent_classes(
     if nowhere:
         yield Finding(
             "absent-classes",
-            "warning",
-            f"{len(nowhere)} classes are declared and occur in no mask",
+            # with void alone there is a finding of its own
+            "error" if sum(map(bool, everywhere)) == 1 else "warning",
+            f"{counted(len(nowhere), 'class')} {agree(len(nowhere), 'are')} declared and "
+            f"{agree(len(nowhere), 'occur')} in no mask",
             len(nowhere),
             tuple(nowhere[:5]),
             "take them out of the class list, or check that the masks are complete",
@@ -108,9 +155,11 @@ def absent_classes(
             yield Finding(
                 f"classes-absent-from-{part}",
                 "error" if part == "train" and learnable < 2 else "warning",
-                f"{len(absent)} classes have no pixel in {part}"
+                f"{counted(len(absent), 'class')} {agree(len(absent), 'have')} no pixel in {part}"
                 + (", so they cannot be learned" if part == "train" else ", so no score there"),
                 len(absent),
                 tuple(absent[:5]),
-                "another --seed, more images of them, or --val and --test larger",
+                f"add images of them, or move some to {part} in samples.csv of the prepared dataset"
+                if part in fixed
+                else "another --seed, more images of them, or --val and --test larger",
             )

@@ -6,35 +6,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unet_pipeline.classes import (
-    IGNORE_INDEX,
-    Classes,
-    MaskValue,
-    pack_value,
-)
+from unet_pipeline.classes import Classes, pack_value
 from unet_pipeline.datasets import checks, class_checks, split_checks
+from unet_pipeline.datasets.division import Division, divide
 from unet_pipeline.datasets.duplicates import (
     Likeness,
     equal_pictures,
     near_duplicate_findings,
     near_duplicates,
 )
-from unet_pipeline.datasets.facts import ValueRange, make_facts
+from unet_pipeline.datasets.facts import make_facts
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Found, Made
-from unet_pipeline.datasets.formats.object_masks import ObjectMasks
-from unet_pipeline.datasets.groups import group_by_regex
 from unet_pipeline.datasets.manifest import DatasetFacts, Sample, Split
 from unet_pipeline.datasets.mask_values import find_classes
-from unet_pipeline.datasets.scan import BadPair, PairScan, Progress, ScanStore, scan_pairs
-from unet_pipeline.datasets.splits import (
-    SplitBy,
-    assign_folds,
-    assign_splits,
-    match_former,
-    merge_duplicates,
+from unet_pipeline.datasets.options import Options
+from unet_pipeline.datasets.scan import (
+    BadPair,
+    MaskScan,
+    PairScan,
+    Progress,
+    ScanStore,
+    scan_pairs,
 )
-from unet_pipeline.datasets.threads import in_threads
+from unet_pipeline.datasets.soft_edges import with_shades
 from unet_pipeline.datasets.value_table import (
     ClassPixelRows,
     ClassPixels,
@@ -43,33 +38,6 @@ from unet_pipeline.datasets.value_table import (
     count_values,
 )
 from unet_pipeline.errors import DatasetError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the user says about a dataset; the defaults are those of the settings.
-
-    ignore_values: mask values that mean void. class_names: in the order of the mask values.
-    values: the mask value of each class, where the masks hold others too; other: the class index
-        of those others.
-    split_by, val_fraction, test_fraction, seed: how splits are drawn where the data has none.
-    group_regex: what of a sample id names its group. num_folds: for cross-validation.
-    former: the samples of an earlier version of the dataset, which keep their split and fold.
-    value_range: how the range of pixel values is found.
-    """
-
-    ignore_values: Sequence[MaskValue]
-    class_names: Sequence[str] | None
-    values: Sequence[MaskValue] | None
-    other: int | None
-    split_by: SplitBy
-    val_fraction: float
-    test_fraction: float
-    seed: int
-    group_regex: str | None
-    num_folds: int | None
-    former: Sequence[Sample] = ()
-    value_range: ValueRange
 
 
 @dataclass(frozen=True)
@@ -81,6 +49,7 @@ class Diagnosis:
     findings: errors first. table: the values of the masks; classes, pixels (of each class in each
         mask), facts, samples: the dataset that the good pairs make; None or empty where they make
         none.
+    former: which sample of the earlier dataset each sample is, None for a new one.
     turned: orientation by which masks must be turned. likenesses: nearly equal pictures.
     """
 
@@ -92,6 +61,7 @@ class Diagnosis:
     pixels: Sequence[ClassPixels] = ()
     facts: DatasetFacts | None = None
     samples: tuple[Sample, ...] = ()
+    former: tuple[Sample | None, ...] = ()
     turned: Mapping[str, int] = field(default_factory=dict)
     likenesses: tuple[Likeness, ...] = ()
 
@@ -129,7 +99,7 @@ def examine(
         *checks.unreadable(bad),
         *checks.other_sizes(scans),
         *_about_images(scans),
-        *_overlaps(found),
+        *checks.overlapping_objects(scans),
     ]
     turned = {s.pair.sample_id: s.image.orientation for s in scans if checks.turned_by_exif(s)}
     good = [s for s in scans if s.pair.sample_id in turned or _fits(s)]
@@ -146,18 +116,21 @@ def examine(
 def _read(
     found: Found, options: Options, store: ScanStore, on_progress: Progress | None
 ) -> tuple[list[PairScan], list[BadPair]]:
-    keep = [
-        pack_value(value)
-        for value in (*(options.values or ()), *options.ignore_values, *found.ignore_values)
-    ]
     scans: list[PairScan] = []
     bad: list[BadPair] = []
+    keep = values_to_keep(found, options)
     for scan in scan_pairs(found.pairs, store=store, keep=keep, on_progress=on_progress):
         if isinstance(scan, BadPair):
             bad.append(scan)
         else:
             scans.append(scan)
     return scans, bad
+
+
+def values_to_keep(found: Found, options: Options) -> list[int]:
+    """The mask values, packed, that are counted however rare they are."""
+    named = (*(options.values or ()), *options.ignore_values, *found.ignore_values)
+    return [pack_value(value) for value in named]
 
 
 def _fits(scan: PairScan) -> bool:
@@ -184,46 +157,40 @@ def _about_images(scans: Sequence[PairScan]) -> Iterator[Finding]:
         yield from check(scans)
 
 
-def _overlaps(found: Found) -> Iterator[Finding]:
-    """Pixels that two objects of one image claim, where each has a mask file of its own."""
-    masks = [pair.mask for pair in found.pairs if isinstance(pair.mask, ObjectMasks)]
-    if not masks:
-        return
-    counts = list(in_threads(_count_overlap, masks))
-    touched = [mask for mask, count in zip(masks, counts, strict=True) if count]
-    if touched:
-        yield Finding(
-            "overlapping-objects",
-            "note",
-            f"{sum(counts)} pixels belong to several objects, in {len(touched)} images; they "
-            "count once",
-            len(touched),
-            tuple(mask.source for mask in touched[:5]),
-        )
+def check_values(
+    masks: Iterable[tuple[str, MaskScan]], found: Found, *, source: Path, options: Options
+) -> None:
+    """Raise the `DatasetError` or `UserError` that `examine` has for these mask values, if any.
+
+    masks: the id of each sample and what was read of its mask.
+    """
+    table = with_shades(count_values(masks), found.pairs)
+    if table.uses:
+        _find_classes(table, found, source, options)
 
 
-def _count_overlap(mask: ObjectMasks) -> int:
-    try:
-        return mask.overlap()
-    except DatasetError:  # an unreadable file has its own finding
-        return 0
+def _find_classes(
+    table: ValueTable, found: Found, source: Path, options: Options
+) -> tuple[Classes, list[str]]:
+    return find_classes(
+        table,
+        source=source,
+        listed=found.class_list,
+        format_void=found.ignore_values,
+        ignore_values=options.ignore_values,
+        class_names=options.class_names,
+        values=options.values,
+        other=options.other,
+    )
 
 
 def _with_classes(diagnosis: Diagnosis, source: Path, options: Options) -> Diagnosis:
     """`diagnosis` with the classes of the masks, or the error why there are none."""
     found = diagnosis.found
     table = count_values((s.pair.sample_id, s.mask) for s in diagnosis.scans)
+    table = with_shades(table, [s.pair for s in diagnosis.scans])
     try:
-        classes, notes = find_classes(
-            table,
-            source=source,
-            listed=found.class_list,
-            format_void=found.ignore_values,
-            ignore_values=options.ignore_values,
-            class_names=options.class_names,
-            values=options.values,
-            other=options.other,
-        )
+        classes, notes = _find_classes(table, found, source, options)
     except DatasetError as error:
         text = str(error).removeprefix(f"{source}: ")
         message, _, remedy = text.rpartition("; ")
@@ -235,6 +202,7 @@ def _with_classes(diagnosis: Diagnosis, source: Path, options: Options) -> Diagn
     pixels = ClassPixelRows(class_pixels(s.mask, classes) for s in diagnosis.scans)
     findings += [
         *class_checks.jpeg_masks(table, classes),
+        *class_checks.soft_edges(table, classes),
         *class_checks.one_class_masks(diagnosis.scans, pixels, classes),
         *class_checks.rare_classes(pixels, classes),
     ]
@@ -252,65 +220,60 @@ def _with_samples(
 ) -> Diagnosis:
     """`diagnosis` with splits and facts, and what is to be said about both."""
     scans = diagnosis.scans
-    ids = [s.pair.sample_id for s in scans]
-    given = [s.pair.split for s in scans]
-    named, findings = _named_groups(scans, options)
-    # Of the file, not of its pixels: decoders of another version must not deal all splits anew
-    keys = [g if g is not None else s.image.key.hex() for g, s in zip(named, scans, strict=True)]
-    groups = merge_duplicates(
-        [own if own is not None else sample_id for own, sample_id in zip(named, ids, strict=True)],
-        [s.image.picture for s in scans],
-    )
-    presence = _presence(diagnosis.pixels)
-    contents = [s.content for s in scans]
-    former = match_former(options.former, ids, contents)
-    splits, notes = assign_splits(
-        groups,
-        keys=keys,
-        given=given,
-        val_fraction=options.val_fraction,
-        test_fraction=options.test_fraction,
-        by=options.split_by,
-        seed=options.seed,
-        presence=presence,
-        class_names=classes.names,
-        former=[None if sample is None else sample.split for sample in former],
-    )
-    findings += [Finding("splits", "note", note) for note in notes]
-    folds = _folds(groups, keys, splits, presence, former, options)
-    samples = tuple(map(_sample, scans, contents, splits, groups, folds))
+    division = divide(scans, diagnosis.pixels, classes.names, options)
+    samples = tuple(map(_sample, scans, division.splits, division.groups, division.folds))
     likenesses = tuple(near_duplicates(scans, store.thumbnail))
-    # Folds are held out in turn: what lies in two of them leaks like what lies in two splits
-    parts = [s.split if s.fold is None else f"fold {s.fold}" for s in samples]
-    findings += [
-        *split_checks.dissolved_splits(given, folds),
-        *split_checks.empty_splits(samples),
-        *class_checks.absent_classes(diagnosis.pixels, [s.split for s in samples], classes),
-        *equal_pictures(scans, parts),
-        *near_duplicate_findings(scans, parts, likenesses),
-        *split_checks.parted_groups(groups, parts),
-    ]
-    if options.split_by == "random":
-        grouped = any(group is not None for group in named)
-        findings += split_checks.leaking_groups(ids, grouped=grouped, given=given)
-    facts = None
-    if "train" in splits and not _disagree(diagnosis.findings):
-        facts = make_facts(
-            name,
-            scans,
-            samples,
-            diagnosis.pixels,
-            classes,
-            histogram=store.histogram,
-            value_range=options.value_range,
-        )
-    return replace(
+    diagnosis = replace(
         diagnosis,
         samples=samples,
-        facts=facts,
+        former=division.former,
         likenesses=likenesses,
-        findings=(*diagnosis.findings, *findings),
+        findings=(
+            *diagnosis.findings,
+            *division.findings,
+            *_about_splits(diagnosis, classes, division, likenesses, options),
+        ),
     )
+    if "train" not in division.splits or _disagree(diagnosis.findings):
+        return diagnosis
+    facts = make_facts(
+        name,
+        scans,
+        samples,
+        diagnosis.pixels,
+        classes,
+        histogram=store.histogram,
+        value_range=options.value_range,
+    )
+    return replace(diagnosis, facts=facts)
+
+
+def _about_splits(
+    diagnosis: Diagnosis,
+    classes: Classes,
+    division: Division,
+    likenesses: Sequence[Likeness],
+    options: Options,
+) -> Iterator[Finding]:
+    """What is to be said about a division: empty splits, absent classes, leaks."""
+    scans, splits = diagnosis.scans, division.splits
+    # Folds are held out in turn: what lies in two of them leaks like what lies in two splits
+    parts = [
+        split if fold is None else f"fold {fold}"
+        for split, fold in zip(splits, division.folds, strict=True)
+    ]
+    yield from split_checks.empty_splits(splits)
+    yield from class_checks.absent_classes(diagnosis.pixels, splits, classes, fixed=division.fixed)
+    yield from equal_pictures(scans, parts)
+    yield from near_duplicate_findings(scans, parts, likenesses, fixed="train" in division.fixed)
+    yield from split_checks.parted_groups(division.groups, parts)
+    if options.split_by == "random":
+        grouped = options.group_regex is not None or any(s.pair.group for s in scans)
+        yield from split_checks.leaking_groups(
+            [s.pair.sample_id for s in scans],
+            grouped=grouped,
+            given=[s.pair.split for s in scans],
+        )
 
 
 def _disagree(findings: Sequence[Finding]) -> bool:
@@ -318,77 +281,18 @@ def _disagree(findings: Sequence[Finding]) -> bool:
     return any(finding.code in ("mixed-channels", "mixed-depths") for finding in findings)
 
 
-def _named_groups(
-    scans: Sequence[PairScan], options: Options
-) -> tuple[list[str | None], list[Finding]]:
-    """The group that the data or the user names for each sample, or None."""
-    if options.group_regex is None:
-        return [s.pair.group for s in scans], []
-    groups, unmatched = group_by_regex([s.pair.sample_id for s in scans], options.group_regex)
-    if not unmatched:
-        return list(groups), []
-    alone = set(unmatched)
-    finding = Finding(
-        "ungrouped",
-        "warning",
-        f"{len(unmatched)} sample ids do not match --group-regex {options.group_regex!r}: each "
-        "is a group of its own",
-        len(unmatched),
-        tuple(unmatched[:5]),
-        "widen the expression if they belong to others",
-    )
-    ids = [s.pair.sample_id for s in scans]
-    return [None if i in alone else g for i, g in zip(ids, groups, strict=True)], [finding]
-
-
-def _folds(
-    groups: Sequence[str],
-    keys: Sequence[str],
-    splits: Sequence[Split],
-    presence: Sequence[frozenset[int]],
-    former: Sequence[Sample | None],
-    options: Options,
-) -> list[int | None]:
-    """The fold of each sample that is not held out for the test; None without folds."""
-    folds: list[int | None] = [None] * len(groups)
-    if options.num_folds is None:
-        return folds
-    places = [i for i, split in enumerate(splits) if split != "test"]
-    chosen = assign_folds(
-        [groups[i] for i in places],
-        [keys[i] for i in places],
-        num_folds=options.num_folds,
-        seed=options.seed,
-        presence=[presence[i] for i in places],
-        former=[sample.fold if (sample := former[i]) else None for i in places],
-    )
-    for i, fold in zip(places, chosen, strict=True):
-        folds[i] = fold
-    return folds
-
-
-def _presence(pixels: Iterable[ClassPixels]) -> list[frozenset[int]]:
-    """The classes of each mask; masks of the same classes share one set."""
-    known: dict[frozenset[int], frozenset[int]] = {}
-    return [
-        known.setdefault(present, present)
-        for counts in pixels
-        for present in [frozenset(counts) - {IGNORE_INDEX}]
-    ]
-
-
-def _sample(scan: PairScan, content: str, split: Split, group: str, fold: int | None) -> Sample:
+def _sample(scan: PairScan, split: Split, group: str, fold: int | None) -> Sample:
     """The sample of a scan; where its files are not written yet, `source` stands for them."""
     pair = scan.pair
     return Sample(
         sample_id=pair.sample_id,
         image_file=_text(pair.image_file),
         mask_file=_text(pair.mask_file),
-        split=split if fold is None else ("val" if fold == 0 else "train"),
+        split=split,
         group=group,
         width=scan.image.width,
         height=scan.image.height,
-        content=content,
+        content=scan.content,
         fold=fold,
     )
 

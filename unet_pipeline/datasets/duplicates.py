@@ -13,6 +13,7 @@ import numpy.typing as npt
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.images import read_mask
+from unet_pipeline.datasets.picture_details import Details
 from unet_pipeline.datasets.scan import PairScan
 from unet_pipeline.datasets.splits import merge_duplicates
 
@@ -44,11 +45,13 @@ class Likeness(NamedTuple):
 def equal_pictures(scans: Sequence[PairScan], splits: Sequence[str]) -> Iterator[Finding]:
     """Pictures that are equal pixel by pixel, whatever their files: in one split, and in several.
 
-    The same picture with another mask is told apart: one of the two is wrong.
+    The same picture with another mask is told apart: one of the two is wrong. Pictures of one
+    colour are left out: they have a finding of their own.
     """
     members: dict[bytes, list[int]] = {}
     for place, scan in enumerate(scans):
-        members.setdefault(scan.image.picture, []).append(place)
+        if not scan.image.is_flat:
+            members.setdefault(scan.image.picture, []).append(place)
     equal = [group for group in members.values() if len(group) > 1]
     crossing = [group for group in equal if len({splits[i] for i in group}) > 1]
     inside = [group for group in equal if len({splits[i] for i in group}) == 1]
@@ -93,7 +96,7 @@ def near_duplicates(
     """Pairs of pictures that are one picture scaled, brightened, compressed again or cut a little.
 
     Equal ones and pictures below 48 pixels are left out. thumbnail: the small grey picture of a
-    scan, to verify what the hashes say. Every hash is compared with every other one, which is
+    scan, to verify what the hashes say; what both say is verified by `Details`. Every hash is compared with every other one, which is
     exact, and quick enough.
     """
     places = [
@@ -104,6 +107,7 @@ def near_duplicates(
     hashes = np.array([scans[i].image.phash for i in places], dtype=np.uint64)
     forms = _Forms(lambda place: thumbnail(scans[places[place]]))
     found: list[Likeness] = []
+    details = Details()
     num_rows = max(1, _COMPARED // max(len(hashes), 1))
     for start in range(0, len(hashes), num_rows):
         bits = np.bitwise_count(hashes[start : start + num_rows, None] ^ hashes[start:])
@@ -111,7 +115,9 @@ def near_duplicates(
         alike = forms.correlate(start + rows, start + columns) >= MIN_CORRELATION
         for row, column in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
             first, second = places[start + row], places[start + column]
-            if scans[first].image.picture != scans[second].image.picture:
+            sides = [(place, scans[place].pair.image) for place in (first, second)]
+            differ = scans[first].image.picture != scans[second].image.picture
+            if differ and details.agree(*sides):
                 found.append(Likeness(first, second, int(bits[row, column])))
         if len(found) >= _MAX_FOUND:
             break
@@ -152,9 +158,16 @@ class _Forms:
 
 
 def near_duplicate_findings(
-    scans: Sequence[PairScan], splits: Sequence[str], likenesses: Sequence[Likeness]
+    scans: Sequence[PairScan],
+    splits: Sequence[str],
+    likenesses: Sequence[Likeness],
+    *,
+    fixed: bool,
 ) -> Iterator[Finding]:
-    """What `near_duplicates` found, by groups: those that cross splits, and the others."""
+    """What `near_duplicates` found, by groups: those that cross splits, and the others.
+
+    fixed: no option changes the splits.
+    """
     groups = _groups_of(likenesses)
     crossing = [g for g in groups if any(splits[a] != splits[b] for a, b, _ in g)]
     inside = [g for g in groups if g not in crossing]
@@ -163,7 +176,10 @@ def near_duplicate_findings(
             "near-duplicates-cross-splits",
             crossing,
             "different splits (a leak)",
-            "keep them together with --group-regex or --split-by order, or remove all but one",
+            "move them to one split in samples.csv of the prepared dataset, or remove all but one"
+            if fixed
+            else "remove all but one, or move them to one split in samples.csv of the prepared "
+            "dataset; where their names tell what belongs together, --group-regex keeps it so",
         ),
         ("near-duplicates", inside, "one split", "look at them in report.html"),
     ):

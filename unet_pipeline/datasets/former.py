@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from unet_pipeline.classes import Classes, MaskValue
-from unet_pipeline.datasets.doctor import Diagnosis, Options
-from unet_pipeline.datasets.facts import make_facts
+from unet_pipeline.datasets.doctor import Diagnosis
 from unet_pipeline.datasets.findings import name_five
 from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.formats.class_list import ClassList
@@ -23,8 +22,6 @@ from unet_pipeline.datasets.manifest import (
     load_facts,
 )
 from unet_pipeline.datasets.samples_csv import dump_samples, load_samples
-from unet_pipeline.datasets.scan import ScanStore
-from unet_pipeline.datasets.splits import match_former
 from unet_pipeline.errors import UserError
 
 MADE_FOLDERS = ("images", "masks")
@@ -79,15 +76,11 @@ class Changes:
         return f"{new}, {self.num_kept} kept, {len(self.gone)} gone"
 
 
-def changes_since(former: Former, samples: Sequence[Sample]) -> Changes:
-    """What is new in `samples`, and what is gone."""
-    matched = {old.sample_id for old in _matches(former.samples, samples) if old is not None}
+def changes_since(former: Former, diagnosis: Diagnosis) -> Changes:
+    """What is new in the samples of `diagnosis`, and what is gone."""
+    matched = {old.sample_id for old in diagnosis.former if old is not None}
     gone = tuple(old.sample_id for old in former.samples if old.sample_id not in matched)
-    return Changes(len(samples) - len(matched), len(matched), gone)
-
-
-def _matches(former: Sequence[Sample], samples: Sequence[Sample]) -> list[Sample | None]:
-    return match_former(former, [s.sample_id for s in samples], [s.content for s in samples])
+    return Changes(len(diagnosis.samples) - len(matched), len(matched), gone)
 
 
 # ---- classes ------------------------------------------------------------------------------------
@@ -107,7 +100,9 @@ def with_classes_of(former: Former, found: Found) -> Found:
     void = [value for value in found.ignore_values if value not in classes.values]
     return replace(
         found,
-        class_list=ClassList(FACTS_FILE, classes.names, classes.values, classes.colors),
+        class_list=ClassList(
+            FACTS_FILE, classes.names, classes.values, classes.colors, snap=classes.snap
+        ),
         ignore_values=tuple(dict.fromkeys((*classes.ignore_values, *void))),
     )
 
@@ -184,13 +179,12 @@ def refuse_another_dataset(
     """
     if not diagnosis.samples:
         return
-    matches = _matches(former.samples, diagnosis.samples)
-    if not any(matches):
+    if not any(diagnosis.former):
         raise UserError(
             f"none of the {len(former.samples)} samples of {former.folder} is in {source}: give "
             "the SOURCE that it was made of, or choose another --output"
         )
-    for scan, old in zip(diagnosis.scans, matches, strict=True):
+    for scan, old in zip(diagnosis.scans, diagnosis.former, strict=True):
         image = scan.pair.image
         if old is not None and isinstance(image, Path) and former.holds(old.image):
             raise UserError(
@@ -198,58 +192,27 @@ def refuse_another_dataset(
                 f"would drop: write them anew, with --splits-from {former.folder} and another "
                 "--output"
             )
-    lost = [] if grouped else _lost_groups(former, matches, diagnosis)
+    lost = [] if grouped else _lost_groups(former, diagnosis)
     if lost:
         raise UserError(
             f"{former.folder} has groups ({name_five(lost)}) of which {source} alone does not "
-            "tell: give the --group-regex that it was made with, or choose another --output with "
-            f"--splits-from {former.folder}"
+            "tell: give the --group-regex that it was made with, or undo the groups in "
+            f"{SAMPLES_FILE}, or choose another --output with --splits-from {former.folder}"
         )
 
 
-def _lost_groups(
-    former: Former, matches: Sequence[Sample | None], diagnosis: Diagnosis
-) -> list[str]:
+def _lost_groups(former: Former, diagnosis: Diagnosis) -> list[str]:
     """The groups that somebody named once and that nothing names now.
 
     A group of equal pictures has the name of one of them, and does not fall apart while the files
-    stay what they are.
+    stay what they are. Pictures of one colour are equal without being a group.
     """
     ids = {sample.sample_id for sample in former.samples}
     now: dict[str, set[str]] = {}
-    for scan, sample, old in zip(diagnosis.scans, diagnosis.samples, matches, strict=True):
+    rows = zip(diagnosis.scans, diagnosis.samples, diagnosis.former, strict=True)
+    for scan, sample, old in rows:
+        if scan.image.is_flat:
+            continue
         if old is not None and old.content == sample.content and scan.pair.group is None:
             now.setdefault(old.group, set()).add(sample.group)
     return [group for group, parts in now.items() if group not in ids or len(parts) > 1]
-
-
-# ---- splits by hand -----------------------------------------------------------------------------
-
-
-def with_edited_splits(diagnosis: Diagnosis, *, options: Options, store: ScanStore) -> Diagnosis:
-    """`diagnosis` with the splits that a person gave to samples of a former dataset with folds.
-
-    By itself a sample of fold 0 is val, one of another fold train. The facts follow the splits.
-    """
-    if diagnosis.facts is None or all(old.fold is None for old in options.former):
-        return diagnosis
-    samples = tuple(
-        sample if old is None else replace(sample, split=old.split)
-        for old, sample in zip(
-            _matches(options.former, diagnosis.samples), diagnosis.samples, strict=True
-        )
-    )
-    if samples == diagnosis.samples:
-        return diagnosis
-    if all(sample.split != "train" for sample in samples):
-        return replace(diagnosis, samples=samples, facts=None)
-    facts = make_facts(
-        diagnosis.facts.name,
-        diagnosis.scans,
-        samples,
-        diagnosis.pixels,
-        diagnosis.facts.classes,
-        histogram=store.histogram,
-        value_range=options.value_range,
-    )
-    return replace(diagnosis, samples=samples, facts=facts)

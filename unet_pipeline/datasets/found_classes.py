@@ -21,10 +21,14 @@ _VOC_BORDER = (224, 224, 192)  # the colour of index 255 in the palette of Pasca
 
 @dataclass(frozen=True)
 class DeclaredClasses:
-    """The classes before void ones are taken out, and who declared them."""
+    """The classes before void ones are taken out, and who declared them.
+
+    numbers: the masks number objects, and all numbers are of the second class.
+    """
 
     by: str
     classes: list[tuple[MaskValue, str]]
+    numbers: bool = False
 
 
 def classes_by_occurrence(
@@ -38,6 +42,9 @@ def classes_by_occurrence(
     """The classes by the values that occur, with the names that fit."""
     rest = [value for value in found if value != 255]
     plain = rest if 255 in found and is_void(255, rest, table) else found
+    named = class_names or (listed.names if listed is not None else ())
+    if len(named) != len(found):  # else all of them are meant
+        refuse_two_encodings(table, source, found)
     if class_names is None and listed is not None and listed.values is None:
         classes = _named_values(listed.names, found, plain, table)
         if classes:
@@ -94,7 +101,7 @@ def background_and_foreground(
         f"masks number up to {table.numbering.most:,} objects{bits}: all of them are `{names[1]}`"
     )
     white = 254 if 255 in void else 255
-    return DeclaredClasses("the masks", list(zip((0, white), names, strict=True)))
+    return DeclaredClasses("the masks", list(zip((0, white), names, strict=True)), numbers=True)
 
 
 def without_blur(table: ValueTable) -> ValueTable:
@@ -137,12 +144,42 @@ def is_void(value: int, others: Sequence[MaskValue], table: ValueTable) -> bool:
     return len(others) >= 2 and sorted(map(pack_value, others)) == list(range(len(others)))
 
 
+def refuse_two_encodings(table: ValueTable, source: Path, found: Sequence[MaskValue]) -> None:
+    """Raise `DatasetError` where some masks say by 255 what others say by 1.
+
+    found: the values of which nobody has said that they are void.
+    """
+    two = table.two_encodings
+    if two is None or not set(two.large) <= {*found}:
+        return
+    small, large = (show_values([0, *values]) for values in (two.small, two.large))
+    ways = ["save all of them in one encoding"]
+    if len(two.small) == 1:
+        ways.append("or take every value but 0 for one class with --values 0,1 --other 1")
+    if two.large == (255,):
+        ways.append("or, if 255 means void, say --ignore-values 255")
+    raise DatasetError(
+        f"{source}: {two.num_small} masks hold {small} ({two.examples[0]}, for one) and "
+        f"{two.num_large} hold {large} ({two.examples[1]}, for one), none holds both: these look "
+        f"like two encodings of the same classes; {', '.join(ways)}"
+    )
+
+
 def _check_plausible(table: ValueTable, source: Path, found: list[MaskValue]) -> None:
     """Refuse values that are no classes: blur, photographs, soft masks, numbered objects."""
     many = len(found) > MAX_FOUND_CLASSES or not table.complete
     count = f"{'more than ' if not table.complete else ''}{len(found)}"
     what = "colours" if table.encoding == "rgb" else "values"
     declare = "list those of the classes with --values and give all others to one with --other"
+    if table.shades_of:
+        around = [unpack_value(key, table.encoding) for key in table.shades_of]
+        if many:
+            raise DatasetError(
+                f"{source}: the masks hold {count} different {what}, too many to be classes (at "
+                f"most {MAX_FOUND_CLASSES}): they are shades of {show_values(around)}, by soft "
+                f"edges or noise; {snapping_option(around)}"
+            )
+        return
     if table.lossy and (many or len(found) > 2):
         raise DatasetError(
             f"{source}: the masks are JPEG files, whose compression blurs values: they hold "
@@ -161,6 +198,14 @@ def _check_plausible(table: ValueTable, source: Path, found: list[MaskValue]) ->
             f"{MAX_FOUND_CLASSES}): they number objects (instances) or are soft masks; save class "
             f"values, or {declare}, or name all classes with --class-names"
         )
+
+
+def snapping_option(values: Sequence[MaskValue]) -> str:
+    """What to say so that every pixel counts as the nearest of `values`."""
+    return (
+        f"--values {','.join(map(show_value, values))} gives every pixel the nearest of them "
+        "(without --other)"
+    )
 
 
 def default_names(values: Sequence[MaskValue], encoding: Encoding) -> list[str]:

@@ -6,13 +6,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from unet_pipeline.datasets.doctor import Diagnosis, Options, examine
+from unet_pipeline.datasets.doctor import Diagnosis, examine
 from unet_pipeline.datasets.formats import Found, Pair
 from unet_pipeline.datasets.formats.catalogue import find_pairs
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.images import probe
 from unet_pipeline.datasets.made import write_made
-from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest, Sample
+from unet_pipeline.datasets.manifest import FACTS_FILE, Manifest, Sample
+from unet_pipeline.datasets.options import Options
 from unet_pipeline.datasets.pages import Pages, expand_pages
 from unet_pipeline.datasets.scan import Progress, ScanStore
 from unet_pipeline.datasets.scan.store import cache_folder
@@ -33,18 +34,20 @@ def find(
     return expand_pages(found, pages)
 
 
-def found_again(manifest: Manifest) -> Found:
-    """The pairs of a prepared dataset, with their splits and groups, to be looked at once more."""
+def found_again(manifest: Manifest, *, keep_folds: bool) -> Found:
+    """The pairs of a prepared dataset, with splits, groups and folds, to be looked at once more."""
     classes = manifest.facts.classes
     pairs = tuple(
-        Pair(s.sample_id, s.image, s.mask, s.split, s.group)
+        Pair(s.sample_id, s.image, s.mask, s.split, s.group, s.fold if keep_folds else None)
         for s in manifest.samples
         if s.mask is not None
     )
     return Found(
         pairs,
         f"{len(pairs)} pairs of the prepared dataset {manifest.facts.name}",
-        class_list=ClassList(SAMPLES_FILE, classes.names, classes.values, classes.colors),
+        class_list=ClassList(
+            FACTS_FILE, classes.names, classes.values, classes.colors, snap=classes.snap
+        ),
         ignore_values=classes.ignore_values,
     )
 

@@ -2,12 +2,16 @@
 
 Nothing here depends on the number of workers: the order of samples is a function of (seed, epoch)
 and the augmentation of a sample one of (seed, epoch, sample_id), so an epoch can be entered at any
-batch and goes on as if it had never stopped.
+batch and goes on as if it had never stopped. Nor on the number of processes that train: each takes
+its part of every batch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unet_pipeline.classes import Classes
+from unet_pipeline.classes import IGNORE_INDEX, Classes
 from unet_pipeline.datasets.cache import (
     Decoded,
     DecodedCache,
@@ -27,6 +31,7 @@ from unet_pipeline.datasets.cache import (
 from unet_pipeline.datasets.manifest import Sample
 from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.transforms import Transform, key_to_seed
+from unet_pipeline.distributed import shard
 from unet_pipeline.errors import DatasetError, ResourceError, UserError
 
 __all__ = [
@@ -42,8 +47,20 @@ __all__ = [
     "train_loader",
 ]
 
-EpochKey = tuple[int, int]
-"""(epoch, index into the samples): what a sampler hands to the dataset."""
+logger = logging.getLogger(__name__)
+
+STAND_IN = -1
+"""In place of a sample's number: it fills a process's batch, all void, and is not counted."""
+
+
+class EpochKey(NamedTuple):
+    """What a sampler hands to the dataset."""
+
+    epoch: int
+    number: int
+    """Of the sample, from 0."""
+    stand_in: bool = False
+    """Whether it only fills a batch that would be empty."""
 
 
 class Batch(NamedTuple):
@@ -54,9 +71,16 @@ class Batch(NamedTuple):
     masks: torch.Tensor
     """(N, H, W), uint8; `.long()` on the device makes them the target of a loss."""
     indices: torch.Tensor
-    """(N,) int64: which samples they are."""
+    """(N,) int64: which samples they are; `STAND_IN` where one is not to be counted."""
     points: torch.Tensor | None = None
     """(N, P, 2) int64, rows and columns: where a patch network looks; `masks` is (N, P, 1) then."""
+    failures: tuple[str, ...] = ()
+    """A sentence for each sample that could not be read and is missing here."""
+
+    @property
+    def num_counted(self) -> int:
+        """Samples without the one that may stand in."""
+        return int((self.indices != STAND_IN).sum())
 
 
 class Item(NamedTuple):
@@ -68,12 +92,37 @@ class Item(NamedTuple):
     points: torch.Tensor | None
 
 
+class Fetched(NamedTuple):
+    """What a worker hands over for a batch: items, and a sentence for each that is missing."""
+
+    items: list[Item]
+    failures: tuple[str, ...]
+
+
+class Unreadable:
+    """The samples that were skipped because a file could not be read: each is said once.
+
+    counts: how often each was, by the sentence that names the file.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, sentence: str) -> None:
+        """Take note of one, and warn where it is new."""
+        if not self.counts[sentence]:
+            logger.warning("%s; it is skipped", sentence)
+        self.counts[sentence] += 1
+
+
 class SegmentationDataset(Dataset[Item]):
     """Augmented training samples, asked for by (epoch, index).
 
     An item has the image (C, H, W) in the file's dtype and the mask (H, W) uint8, of the size that
     `transform` gives; with `point_sampler`, the mask (P, 1) at P points of the crop, and these. It
-    is a function of (seed, epoch, sample_id) and the files alone.
+    is a function of (seed, epoch, sample_id) and the files alone. One that stands in has the same
+    image, and a mask that is void.
+    strict: a sample that cannot be read is an error, and not left out of its batch.
     """
 
     def __init__(
@@ -86,7 +135,9 @@ class SegmentationDataset(Dataset[Item]):
         seed: int,
         cache: DecodedCache | None = None,
         point_sampler: PointSampler | None = None,
+        strict: bool = True,
     ) -> None:
+        self.strict = strict
         self.samples = list(samples)
         self.classes = classes
         self.in_channels = in_channels
@@ -98,29 +149,36 @@ class SegmentationDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: EpochKey) -> Item:
-        epoch, index = key
-        sample = self.samples[index]
+    def __getitem__(self, key: EpochKey | tuple[int, int]) -> Item:
+        epoch, number, stand_in = EpochKey(*key)
+        sample = self.samples[number]
         image, mask = read_sample(
             sample, classes=self.classes, in_channels=self.in_channels, cache=self.cache
         )
-        image, mask = self.transform(image, mask, key=(self.seed, epoch, sample.sample_id))
+        image, mask = self.vary(sample, Decoded(image, mask), epoch)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if stand_in:
+            number, mask = STAND_IN, np.full_like(mask, IGNORE_INDEX)
         if self.point_sampler is None:
-            return Item(pixels, torch.from_numpy(mask), index, None)
+            return Item(pixels, torch.from_numpy(mask), number, None)
         seed = key_to_seed((self.seed, epoch, sample.sample_id, "points"))
         points = self.point_sampler(mask, np.random.default_rng(seed))
         labels = mask[points[:, 0], points[:, 1], None]
-        return Item(pixels, torch.from_numpy(labels), index, torch.from_numpy(points))
+        return Item(pixels, torch.from_numpy(labels), number, torch.from_numpy(points))
 
-    def __getitems__(self, keys: list[EpochKey]) -> list[Item] | UserError:
-        """What a DataLoader fetches: the items, or the error that one of them met.
+    def vary(self, sample: Sample, decoded: Decoded, epoch: int) -> Decoded:
+        """`sample` as augmentation makes it in `epoch`."""
+        key = (self.seed, epoch, sample.sample_id)
+        return Decoded(*self.transform(decoded.image, decoded.mask, key=key))
+
+    def __getitems__(self, keys: list[EpochKey]) -> Fetched | UserError:
+        """What a DataLoader fetches: the items, or the error that ends the epoch.
 
         Handed over as a value because an exception raised in a worker process reaches the user
         as a traceback of that process in place of its one line.
         """
         try:
-            items = [self[key] for key in keys]
+            items, failures = self._readable(keys)
             first, *rest = items
             for item in rest:
                 if item.image.dtype != first.image.dtype:  # torch.stack would promote both
@@ -131,7 +189,28 @@ class SegmentationDataset(Dataset[Item]):
                     )
         except UserError as error:
             return error
-        return items
+        return Fetched(items, tuple(failures))
+
+    def _readable(self, keys: list[EpochKey]) -> tuple[list[Item], list[str]]:
+        """The items that can be read, or another to stand in for all of them; what cannot be."""
+        items, failures = [], []
+        for key in keys:
+            try:
+                items.append(self[key])
+            except DatasetError as error:
+                if self.strict:
+                    raise
+                failures.append(str(error))
+        return items or [self._stand_in(keys[0][0])], failures
+
+    def _stand_in(self, epoch: int) -> Item:
+        for number in range(len(self.samples)):
+            with contextlib.suppress(DatasetError):
+                return self[EpochKey(epoch, number, stand_in=True)]
+        raise DatasetError(
+            f"none of the {len(self.samples)} training samples can be read any more: is the disk "
+            "or network folder there?"
+        )
 
 
 class KeyedBatchSampler:
@@ -139,17 +218,29 @@ class KeyedBatchSampler:
 
     The last batch may be smaller. It is left out only where it would be a single sample beside
     others: batch normalisation has no variance to measure in one.
+    Of `world_size` processes, each takes its part of the same batches: `batch_size` is that of all
+    together. All take the same number of steps, so where a small batch has nothing for a process,
+    it takes the first sample, to stand in.
     Set `epoch` and `start_batch` before iterating.
     """
 
-    def __init__(self, num_samples: int, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, num_samples: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         if num_samples < 1:
             raise UserError("no samples to train on: the split 'train' is empty")
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: use at least 1")
+        if batch_size < world_size:
+            raise UserError(
+                f"batch_size = {batch_size} for {world_size} processes: use at least {world_size}, "
+                "one sample for each, or fewer processes"
+            )
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
         self.start_batch = 0
 
@@ -158,33 +249,46 @@ class KeyedBatchSampler:
         full, rest = divmod(self.num_samples, self.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
+    def global_size(self, batch: int) -> int:
+        """Samples of batch number `batch` (from 0) in all processes together."""
+        return min(self.batch_size, self.num_samples - batch * self.batch_size)
+
     def __iter__(self) -> Iterator[list[EpochKey]]:
         epoch, start_batch = self.epoch, self.start_batch
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
         for batch in range(start_batch, len(self)):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in chosen]
+            own = shard(chosen.tolist(), self.rank, self.world_size)
+            yield [EpochKey(epoch, number) for number in own] or [
+                EpochKey(epoch, int(chosen[0]), stand_in=True)
+            ]
 
 
 class TrainLoader:
     """Training batches of any epoch from any batch on: `for batch in loader.epoch(3)`."""
 
     def __init__(
-        self, loader: DataLoader[Batch], sampler: KeyedBatchSampler, samples: Sequence[Sample]
+        self, loader: DataLoader[Batch], sampler: KeyedBatchSampler, dataset: SegmentationDataset
     ) -> None:
         self._loader = loader
         self._sampler = sampler
-        self.samples = samples
+        self.samples = dataset.samples
+        self.varied = dataset.vary
+        self.unreadable = Unreadable()
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return len(self._sampler)
 
+    def global_size(self, batch: int) -> int:
+        """Samples of batch number `batch` (from 0) in all processes together."""
+        return self._sampler.global_size(batch)
+
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` from `start_batch` on: the same whenever they are asked for.
 
-        Raises `DatasetError` for a sample that cannot be read, and `ResourceError` for a worker
-        process that died or hangs. One epoch at a time.
+        Raises `DatasetError` for samples that cannot be read (where not `strict`, if none can), and
+        `ResourceError` for a worker process that died or hangs. One epoch at a time.
         """
         assert 0 <= start_batch <= len(self), start_batch
         self._sampler.epoch, self._sampler.start_batch = epoch, start_batch
@@ -192,6 +296,8 @@ class TrainLoader:
             for batch in self._loader:
                 if isinstance(batch, UserError):
                     raise batch
+                for sentence in batch.failures:
+                    self.unreadable.add(sentence)
                 yield batch
         except (RuntimeError, UserError) as error:
             # Now, not when the traceback, which holds this frame, is collected: in a ring of
@@ -221,18 +327,26 @@ def train_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
     timeout_seconds: float = 300.0,
+    rank: int = 0,
+    world_size: int = 1,
+    strict: bool = True,
 ) -> TrainLoader:
     """Batches of augmented samples, the same for any number of workers.
 
+    batch_size: of all processes together. rank, world_size: which of how many processes this is,
+    each of which gets its part of every batch.
     num_workers: processes that decode and augment; 0 does it in this one. They live from the first
     epoch to the end of the loader.
     point_sampler: draws the points of a patch network; None trains on whole crops.
     pin_memory: whether batches lie where a GPU can fetch them by itself.
     start_method: `fork`, `spawn` or `forkserver`; None is the platform's own.
     timeout_seconds: how long to wait for a batch before a worker counts as hanging.
-    Raises `UserError` for an empty list and a batch size below 1.
+    strict: see `SegmentationDataset`.
+    Raises `UserError` for an empty list and a batch size below 1 for each process.
     """
-    sampler = KeyedBatchSampler(len(samples), batch_size=batch_size, seed=seed)
+    sampler = KeyedBatchSampler(
+        len(samples), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+    )
     dataset = SegmentationDataset(
         samples,
         classes=classes,
@@ -241,12 +355,13 @@ def train_loader(
         seed=seed,
         cache=cache,
         point_sampler=point_sampler,
+        strict=strict,
     )
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]  # the collated type is what it yields
         batch_sampler=sampler,
         num_workers=num_workers,
-        collate_fn=_collate,
+        collate_fn=_collate,  # type: ignore[arg-type]  # it gets what `__getitems__` gives
         pin_memory=pin_memory,
         timeout=timeout_seconds if num_workers else 0,
         worker_init_fn=_start_worker,
@@ -256,18 +371,19 @@ def train_loader(
         generator=torch.Generator(),
         persistent_workers=num_workers > 0,
     )
-    return TrainLoader(loader, sampler, dataset.samples)
+    return TrainLoader(loader, sampler, dataset)
 
 
-def _collate(items: list[Item] | UserError) -> Batch | UserError:
-    if isinstance(items, UserError):
-        return items
-    images, masks, indices, points = zip(*items, strict=True)
+def _collate(fetched: Fetched | UserError) -> Batch | UserError:
+    if isinstance(fetched, UserError):
+        return fetched
+    images, masks, indices, points = zip(*fetched.items, strict=True)
     return Batch(
         torch.stack(images),
         torch.stack(masks),
         torch.tensor(indices),
         None if points[0] is None else torch.stack(points),
+        fetched.failures,
     )
 
 

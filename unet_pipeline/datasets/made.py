@@ -12,13 +12,10 @@ import numpy as np
 from unet_pipeline.datasets.encoders import encode_lossless, encode_png
 from unet_pipeline.datasets.formats.contract import Made, Pair
 from unet_pipeline.datasets.images import Color
-from unet_pipeline.datasets.scan import Progress
+from unet_pipeline.datasets.scan import Progress, content
 from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.files import make_writable_folder, write_atomic
-
-_VERSION = 1
-"""Of the rules by which pixels are made: raise it when they change, or caches give old masks."""
 
 
 def write_made(
@@ -69,7 +66,7 @@ def _write_pair(
 def _write(
     made: Made, folder: Path, sample_id: str, palette: Sequence[Color] | None, by_digest: bool
 ) -> Path:
-    name = f"{_VERSION}-{made.digest().hex()}" if by_digest else safe_name(sample_id)
+    name = f"1{content.MADE_RULES}-{made.digest().hex()}" if by_digest else safe_name(sample_id)
     if by_digest:
         for suffix in (".png", ".tif"):
             if (former := folder / f"{name}{suffix}").exists():

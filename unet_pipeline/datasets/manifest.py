@@ -20,7 +20,7 @@ import yaml
 from unet_pipeline.classes import Classes
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.samples_csv import SPLITS, Sample, Split, dump_samples, load_samples
-from unet_pipeline.errors import DatasetError, UserError, did_you_mean
+from unet_pipeline.errors import DatasetError, ResourceError, UserError, did_you_mean
 from unet_pipeline.files import make_writable_folder, write_atomic
 
 __all__ = [
@@ -174,7 +174,13 @@ class Manifest:
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether `folder` holds a manifest, rather than plain images and masks."""
-        return (folder / FACTS_FILE).is_file() and (folder / SAMPLES_FILE).is_file()
+        try:
+            return (folder / FACTS_FILE).is_file() and (folder / SAMPLES_FILE).is_file()
+        except PermissionError as error:
+            raise ResourceError(
+                f"{folder}: permission denied: it cannot be looked into; give yourself the right "
+                "to read it"
+            ) from error
 
     def save(self, folder: Path) -> None:
         """Write dataset.yaml and samples.csv into `folder`, each whole or not at all."""
@@ -252,22 +258,23 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
 
 def load_facts(path: Path) -> DatasetFacts:
     """The facts in a dataset.yaml. Raises `DatasetError` for a file that is damaged or newer."""
+    again = f"remove {path.parent} and prepare again"
     try:
         content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
-        raise DatasetError(f"{path}: is no valid YAML ({where}); prepare again") from error
+        raise DatasetError(f"{path}: is no valid YAML ({where}); {again}") from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{path}: holds no dataset facts; prepare again")
+        raise DatasetError(f"{path}: holds no dataset facts; {again}")
     version = content.get("format_version", FORMAT_VERSION)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise DatasetError(
             f"{path}: has the format version {version}, this program reads up to "
-            f"{FORMAT_VERSION}: upgrade unet-pipeline or prepare again"
+            f"{FORMAT_VERSION}: upgrade unet-pipeline, or {again}"
         )
     try:
         return DatasetFacts.model_validate(content)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
-        raise DatasetError(f"{path}: {place}: {problem['msg']}; prepare again") from error
+        raise DatasetError(f"{path}: {place}: {problem['msg']}; {again}") from error

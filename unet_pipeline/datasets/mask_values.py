@@ -18,13 +18,15 @@ from unet_pipeline.datasets.found_classes import (
     found_values,
     is_void,
     numbers_objects,
+    refuse_two_encodings,
     show_value,
     show_values,
     without_blur,
 )
 from unet_pipeline.datasets.images import Color
 from unet_pipeline.datasets.manifest import natural_key
-from unet_pipeline.datasets.value_table import ValueTable, snapping
+from unet_pipeline.datasets.soft_edges import lie_around
+from unet_pipeline.datasets.value_table import ValueTable, as_held, snapping
 from unet_pipeline.errors import DatasetError, UserError
 
 if TYPE_CHECKING:  # formats import the names of void from here
@@ -52,7 +54,8 @@ def find_classes(
     foreground, where the masks number objects; else the values that occur, in ascending order
     (black first among colours), named by `class_names` or by a class list without values where
     their number fits. Values blurred by JPEG are first snapped to the classes, or to the most
-    frequent values among which they lie. Void are `ignore_values`, those of the format
+    frequent values among which they lie; shades of the `values` given (soft edges, noise) to these.
+    Void are `ignore_values`, those of the format
     (`format_void`, which the masks need not hold), what -1 is read as, classes with a name such as
     void or unlabelled, 255 beside at least two values 0..K-1, and the border colour of Pascal VOC.
     other: the class index of every value that is not in `values`.
@@ -63,45 +66,55 @@ def find_classes(
     notes: list[str] = []
     void = {*ignore_values, *_void_of_files(table, source, values or (), notes)}
     colored = table.encoding == "rgb"
-    declared_by_user = values or ()
-    void |= {
-        value
-        for value in format_void
-        if isinstance(value, tuple) == colored and value not in declared_by_user
-    }
+    void |= {v for v in format_void if isinstance(v, tuple) == colored and v not in (values or ())}
+    declared = _declare(table, source, listed, class_names, values, void, notes)
+    if declared.numbers:
+        other = 1
+    for value, name in declared.classes:
+        if name.casefold() in VOID_NAMES and value not in void:
+            void.add(value)
+            notes.append(f"mask value {show_value(value)} is void, by its name {name!r}")
+    snap = other is None and (
+        table.lossy
+        or (values is not None and lie_around(table, [*values, *void]))
+        or (listed is not None and listed.snap and declared.by == listed.source)
+    )
+    if other is None and not snap:
+        void |= _void_beside(table, source, declared, void, notes)
+    kept = [(value, name) for value, name in declared.classes if value not in void]
+    classes = _build(table, source, kept, sorted(void, key=pack_value), other, snap, listed)
+    if table.lossy and snap:
+        notes.append(_about_blur(table, classes))
+    return classes, notes
+
+
+def _declare(
+    table: ValueTable,
+    source: Path,
+    listed: ClassList | None,
+    class_names: Sequence[str] | None,
+    values: Sequence[MaskValue] | None,
+    void: set[MaskValue],
+    notes: list[str],
+) -> DeclaredClasses:
+    """The classes by the first that declares any: `values`, a class list, the masks themselves."""
     if values is not None:
         names = class_names or default_names(values, table.encoding)
         if len(names) != len(values):
             raise UserError(
                 f"{len(names)} class names for {len(values)} mask values: give one each"
             )
-        declared = DeclaredClasses("the values given", list(zip(values, names, strict=True)))
-    elif class_names is None and _has_fitting_values(listed, table, notes):
+        return DeclaredClasses("the values given", list(zip(values, names, strict=True)))
+    if class_names is None and _has_fitting_values(listed, table, notes):
         assert listed is not None
         assert listed.values is not None
-        declared = DeclaredClasses(
-            listed.source, list(zip(listed.values, listed.names, strict=True))
-        )
         notes.append(f"{len(listed.names)} names of classes by {listed.source}")
-    elif numbers_objects(table, class_names):
-        declared = background_and_foreground(table, listed, class_names, void, notes)
-        other = 1
-    else:
-        plain = without_blur(table)
-        found = [value for value in found_values(plain) if value not in void]
-        declared = classes_by_occurrence(plain, source, found, listed, class_names, notes)
-    for value, name in declared.classes:
-        if name.casefold() in VOID_NAMES and value not in void:
-            void.add(value)
-            notes.append(f"mask value {show_value(value)} is void, by its name {name!r}")
-    snap = table.lossy and other is None
-    if other is None and not snap:
-        void |= _void_beside(table, source, declared, void, notes)
-    kept = [(value, name) for value, name in declared.classes if value not in void]
-    classes = _build(table, source, kept, sorted(void, key=pack_value), other, snap, listed)
-    if snap:
-        notes.append(_about_blur(table, classes))
-    return classes, notes
+        return DeclaredClasses(listed.source, list(zip(listed.values, listed.names, strict=True)))
+    if numbers_objects(table, class_names):
+        return background_and_foreground(table, listed, class_names, void, notes)
+    plain = without_blur(table)
+    found = [value for value in found_values(plain) if value not in void]
+    return classes_by_occurrence(plain, source, found, listed, class_names, notes)
 
 
 def _void_beside(
@@ -114,7 +127,10 @@ def _void_beside(
     """255 where it is void among the declared classes; raises for other values outside them."""
     kept = [value for value, _ in declared.classes if value not in void]
     unknown = [value for value in found_values(table) if value not in (*kept, *void)]
-    if 255 in unknown and is_void(255, kept, table):
+    occurring = [value for value in kept if pack_value(value) in table.uses]
+    # beside a single class of the declared ones it is the other class, by its true value
+    if 255 in unknown and len(occurring) > 1 and is_void(255, kept, table):
+        refuse_two_encodings(table, source, unknown)
         notes.append("mask value 255 is void (ignored); name it with --class-names if it is not")
         unknown.remove(255)
         void = {255}
@@ -217,9 +233,11 @@ def _build(
 ) -> Classes:
     values = [value for value, _ in kept]
     if len(values) < 2:
+        held = show_values([as_held(key, table) for key in sorted(table.uses)])
+        names = show_values([as_held(pack_value(value), table) for value in void])
         raise DatasetError(
-            f"{source}: the masks hold {show_values(found_values(table)) or 'no value'}"
-            + (f", of which {show_values(void)} is void" if void else "")
+            f"{source}: the masks hold {held or 'no value'}"
+            + (f", of which {names} is void" if void else "")
             + ": at least two classes are needed; check that these are the right masks"
         )
     colors: Sequence[Color] = default_colors(len(values))

@@ -117,7 +117,7 @@ def load_samples(path: Path) -> Table:
             f"{path}: is no table that can be parsed: {error}; look for a quote that is not closed"
         ) from error
     if not samples:
-        raise DatasetError(f"{path}: has no rows; prepare again")
+        raise DatasetError(f"{path}: has no rows; remove {path.parent} and prepare again")
     counts = Counter(s.sample_id for s in samples)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -130,7 +130,9 @@ def _read_rows(rows: Iterator[list[str]], path: Path) -> tuple[list[Sample], lis
     header = next(rows, [])
     missing = [name for name in _COLUMNS if name not in (*header, *_OPTIONAL)]
     if missing:
-        raise DatasetError(f"{path}: has no column {', '.join(missing)}; prepare again")
+        raise DatasetError(
+            f"{path}: has no column {', '.join(missing)}; remove {path.parent} and prepare again"
+        )
     # columns may stand in any order; one that is not there, or a row cut short, is empty
     width = len(header)
     places = [header.index(name) if name in header else width for name in _COLUMNS]

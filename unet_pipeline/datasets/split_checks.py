@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.groups import probable_groups
-from unet_pipeline.datasets.manifest import Sample, Split
+from unet_pipeline.datasets.manifest import Split
 
 
 def leaking_groups(
@@ -31,7 +31,10 @@ def leaking_groups(
 def dissolved_splits(
     given: Sequence[Split | None], folds: Sequence[int | None]
 ) -> Iterator[Finding]:
-    """A val split that the data came with, now divided into folds together with train."""
+    """A val split that the data came with, now divided into folds together with train.
+
+    folds: those that are dealt now; None for samples that were in a fold before.
+    """
     count = sum(g == "val" and f is not None for g, f in zip(given, folds, strict=True))
     if count:
         yield Finding(
@@ -44,10 +47,9 @@ def dissolved_splits(
         )
 
 
-def empty_splits(samples: Sequence[Sample]) -> Iterator[Finding]:
+def empty_splits(splits: Sequence[Split]) -> Iterator[Finding]:
     """Splits without which nothing can be trained."""
-    present = {sample.split for sample in samples}
-    empty = [split for split in ("train", "val") if split not in present]
+    empty = [split for split in ("train", "val") if split not in splits]
     if empty:
         yield Finding(
             "empty-splits",

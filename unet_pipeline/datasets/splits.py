@@ -1,12 +1,16 @@
 """Which samples train, which choose the model (val), which give the final figures (test); folds.
 
 The place of a group follows from a hash of (seed, key) and from nothing else, so images that are
-added later move no old one. Only where a part would be empty or lack a class does a group move
-(`topping_up`), and when images are added, that may be undone or fall on another group.
+added later move no old one, with two exceptions. Equal pictures are one group, and where they come
+in several files, the place of one of these files is that of all. And where a part would be empty or
+lack a class, a group moves (`topping_up`); when images are added, that may be undone or fall on
+another group. The key is a digest of the file, so that saving it anew, in another format say, is
+like taking the picture away and adding another one.
 No rule without memory does better: if no image may ever move, each is where it would be as the
 only one, so its place follows from the image alone, and then nothing keeps a part from staying
 empty. The memory is `former`, the splits and folds of an earlier samples.csv
-(`prepare --update`, `--splits-from`): with it no old image moves, whatever is added.
+(`prepare --update`, `--splits-from`): with it no old image moves, whatever is added, and a file
+that was saved anew is known by its sample id.
 """
 
 from __future__ import annotations
@@ -48,8 +52,8 @@ def assign_splits(
 
     groups: the group of each sample, in natural order.
     keys: what is hashed, for each sample: the name of its group where somebody named it, else a
-        digest of its picture, so that renaming or converting files moves nothing; the group where
-        None.
+        digest of its file, so that renaming files moves nothing. Saving them anew, in another
+        format say, deals them anew, unless `former` knows them. The group where None.
     presence: the classes in the mask of each sample, to be spread over the splits.
     class_names: by class index, for the notes.
     by: "random": test where the hash u of the group is below test_fraction, val where it is below
@@ -72,17 +76,14 @@ def assign_splits(
     result: list[Split] = [old or split or "train" for old, split in zip(kept, known, strict=True)]
     follows = _of_groups(groups, kept, SPLITS)
     loose = [i for i, split in enumerate(known) if split in ("train", None)]
+    notes: list[str] = []
     if by == "order":
         sizes = Counter(groups[i] for i in loose)  # in the order of their first sample
         targets = {part: share * len(loose) for part, share in fractions.items()}
-        chosen, notes = _by_order(sizes, targets), []
+        chosen = _by_order(sizes, targets)
     else:
-        edge = fractions.get("test", 0.0)
-        top = edge + fractions.get("val", 0.0)
-        intervals: dict[Split, tuple[float, float]] = {"train": (top, 1.0)}
-        intervals |= {"val": (edge, top)} if "val" in fractions else {}
-        intervals |= {"test": (0.0, edge)} if "test" in fractions else {}
         hashes = _hashes(groups, keys or groups, seed, purpose="split")
+        intervals = _intervals(fractions)
         units = _units(groups, presence, loose, hashes, intervals, follows)
         notes = top_up(units, intervals, class_names=class_names)
         chosen = {unit.name: unit.part for unit in units}
@@ -197,11 +198,11 @@ def _hashes(
 ) -> dict[str, float]:
     """u in [0, 1) of each group, that of its key.
 
-    The keys of a group differ where equal pictures have joined groups that somebody named, or
-    named ones with unnamed. The largest u counts: adding a copy of an old picture under no name or
-    the same name moves nothing, and a picture that has once trained is never held out later on.
-    The one case that cannot be stable: a copy ties a held-out group to one whose place is nearer
-    to train. One of the two must move, and the held-out one does; only `former` knows better.
+    The keys of a group differ where equal pictures are in several files, or have joined groups
+    that somebody named, or named ones with unnamed. The largest u counts: adding a copy of an old
+    file under no name or the same name moves nothing, and a picture that has once trained is never
+    held out later on. But a held-out picture moves where one equal to it comes in another file, or
+    in another named group, whose place is nearer to train; only `former` knows better.
     """
     values: dict[str, float] = {}
     for group, key in zip(groups, keys, strict=True):
@@ -282,6 +283,16 @@ def _to_carve(
     if "val" not in present:
         parts.append("val")
     return {part: fractions[part] for part in parts if fractions[part] > 0}
+
+
+def _intervals(fractions: Mapping[Split, float]) -> dict[Split, tuple[float, float]]:
+    """The range of u that belongs to each part, the most important part first."""
+    edge = fractions.get("test", 0.0)
+    top = edge + fractions.get("val", 0.0)
+    intervals: dict[Split, tuple[float, float]] = {"train": (top, 1.0)}
+    intervals |= {"val": (edge, top)} if "val" in fractions else {}
+    intervals |= {"test": (0.0, edge)} if "test" in fractions else {}
+    return intervals
 
 
 def _by_order(sizes: Mapping[str, int], targets: Mapping[Split, float]) -> dict[str, Split]:

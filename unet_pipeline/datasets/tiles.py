@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from unet_pipeline.datasets.bands import BandedPicture, open_bands
 from unet_pipeline.datasets.encoders import encode_lossless, encode_png
 from unet_pipeline.datasets.exports.writing import write_file
 from unet_pipeline.datasets.formats.contract import Found, Pair
-from unet_pipeline.datasets.images import one_line
+from unet_pipeline.datasets.images import MaskPixels, one_line
 from unet_pipeline.datasets.made import safe_name
-from unet_pipeline.datasets.scan import Progress
+from unet_pipeline.datasets.scan import MaskScan, Progress
+from unet_pipeline.datasets.scan.pixels import scan_mask
 from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.files import make_writable_folder
@@ -38,13 +43,7 @@ def cut_into_tiles(
     errors, files that cannot be read, masks of another size than their image, and masks of which
     tiles would not tell all: compressed with loss, or with -1 for void.
     """
-    if size < 1 or not 0 <= overlap < 1:
-        raise UserError(
-            f"tiles of {size} pixels, an overlap of {overlap:g}: use at least 1 pixel, and a "
-            "fraction from 0 to less than 1"
-        )
-    if errors := [f.sentence() for f in found.findings if f.severity == "error"]:
-        raise DatasetError("; ".join(errors))  # before hours of cutting, not after
+    _refuse_what_cannot_be(found, size, overlap)
     make_writable_folder(folder)
     tiles: list[Pair] = []
     for done, pair in enumerate(found.pairs, start=1):
@@ -54,6 +53,43 @@ def cut_into_tiles(
     shared = f" that share {overlap:g} with their neighbours" if overlap else ""
     sentence = f"{found.sentence}; cut into {len(tiles)} tiles of {size}x{size} pixels{shared}"
     return replace(found, pairs=tuple(tiles), sentence=sentence)
+
+
+def scan_tile_masks(
+    found: Found,
+    *,
+    size: int,
+    overlap: float,
+    keep: Sequence[int],
+    on_progress: Progress | None = None,
+) -> Iterator[tuple[str, MaskScan]]:
+    """The sample id and the facts of the mask of every tile that `cut_into_tiles` would write.
+
+    A mask costs a second reading this way; but what is wrong with its values is known before hours
+    of cutting. keep: mask values (packed) that are counted however rare they are.
+    Raises as `cut_into_tiles` does, as far as masks alone tell.
+    """
+    _refuse_what_cannot_be(found, size, overlap)
+    for done, pair in enumerate(found.pairs, start=1):
+        with open_bands(pair.mask, "mask") as mask:
+            palette = None if mask.palette is None else np.array(mask.palette, dtype=np.uint8)
+            for top, bottom, windows in _places(mask.height, mask.width, size, overlap):
+                band = _rows(mask, top, bottom)
+                for window in windows:
+                    values = np.ascontiguousarray(band[:, window.columns])
+                    yield pair.sample_id, scan_mask(MaskPixels(values, palette), keep)
+        if on_progress is not None:
+            on_progress(done, len(found.pairs))
+
+
+def _refuse_what_cannot_be(found: Found, size: int, overlap: float) -> None:
+    if size < 1 or not 0 <= overlap < 1:
+        raise UserError(
+            f"tiles of {size} pixels, an overlap of {overlap:g}: use at least 1 pixel, and a "
+            "fraction from 0 to less than 1"
+        )
+    if errors := [f.sentence() for f in found.findings if f.severity == "error"]:
+        raise DatasetError("; ".join(errors))
 
 
 def offsets(length: int, size: int, overlap: float) -> list[int]:
@@ -88,14 +124,7 @@ def _cut(pair: Pair, folder: Path, size: int, overlap: float) -> list[Pair]:
                 f"{image.source}: is {image.width}x{image.height} pixels, its mask {mask.source} "
                 f"{mask.width}x{mask.height}: --check says more"
             )
-        digits = max(4, len(str(max(image.height, image.width))))
-        lefts = offsets(image.width, size, overlap)
-        for top in offsets(image.height, size, overlap):
-            windows = [
-                _Window(f"r{top:0{digits}d}_c{left:0{digits}d}", slice(left, left + size))
-                for left in lefts
-            ]
-            bottom = min(top + size, image.height)
+        for top, bottom, windows in _places(image.height, image.width, size, overlap):
             images = _write_band(image, top, bottom, windows, folder / "images" / name)
             masks = _write_band(mask, top, bottom, windows, folder / "masks" / name)
             tiles += [
@@ -111,12 +140,29 @@ def _cut(pair: Pair, folder: Path, size: int, overlap: float) -> list[Pair]:
     return tiles
 
 
+def _places(
+    height: int, width: int, size: int, overlap: float
+) -> Iterator[tuple[int, int, list[_Window]]]:
+    """Top and bottom of each band of tiles, and the tiles in it."""
+    digits = max(4, len(str(max(height, width))))
+    for top in offsets(height, size, overlap):
+        windows = [
+            _Window(f"r{top:0{digits}d}_c{left:0{digits}d}", slice(left, left + size))
+            for left in offsets(width, size, overlap)
+        ]
+        yield top, min(top + size, height), windows
+
+
+def _rows(picture: BandedPicture, top: int, bottom: int) -> npt.NDArray[Any]:
+    with one_line(picture.source):
+        return picture.rows(top, bottom)
+
+
 def _write_band(
     picture: BandedPicture, top: int, bottom: int, windows: list[_Window], folder: Path
 ) -> list[Path]:
     """Write the tiles of one band; their paths."""
-    with one_line(picture.source):
-        band = picture.rows(top, bottom)
+    band = _rows(picture, top, bottom)
 
     def write(window: _Window) -> Path:
         tile = band[:, window.columns]

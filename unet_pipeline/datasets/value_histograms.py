@@ -142,6 +142,48 @@ def _objects(mask: MaskScan) -> _Objects:
     return _Objects(pixels, len(pixels) + unlisted, first)
 
 
+class TwoEncodings(NamedTuple):
+    """Values 1 to n in some masks, and as many grey levels up to 255 in others, never together.
+
+    small, large: the values. num_small, num_large: masks that hold them. examples: one of each.
+    """
+
+    small: tuple[int, ...]
+    large: tuple[int, ...]
+    num_small: int
+    num_large: int
+    examples: tuple[str, str]
+
+
+def find_two_encodings(masks: Sequence[tuple[str, MaskScan]]) -> TwoEncodings | None:
+    """Whether grey masks hold 1, 2, ... n beside 0, and others 255 or n levels up to it instead.
+
+    Void meets classes somewhere, the white of another encoding never does; a mask of nothing but
+    255 tells nothing.
+    """
+    every = [(name, set(mask.counts)) for name, mask in masks]
+    if any(mask.lossy or mask.void or mask.num_values > 32 for _, mask in masks):
+        return None
+    found = {value for _, values in every for value in values} - {0}
+    small = {value for value in found if value <= 32}
+    large = found - small
+    if not small or small != set(range(1, len(small) + 1)):
+        return None
+    levels = [round(255 * (k + 1) / len(small)) for k in range(len(small))]
+    scaled = len(large) == len(small) and all(
+        abs(value - level) <= 1 for value, level in zip(sorted(large), levels, strict=True)
+    )
+    if not (large == {255} or scaled):
+        return None
+    low = [name for name, values in every if values & small]
+    high = [name for name, values in every if values & large and 0 in values]
+    if not high or any(values & small and values & large for _, values in every):
+        return None
+    return TwoEncodings(
+        tuple(sorted(small)), tuple(sorted(large)), len(low), len(high), (low[0], high[0])
+    )
+
+
 def void_value(mask: MaskScan) -> int | None:
     """What the -1 of a mask file is read as, None where it holds none; see `MaskPixels.void`."""
     if not mask.void:

@@ -20,7 +20,13 @@ from unet_pipeline.classes import (
     unpack_value,
 )
 from unet_pipeline.datasets.images import Color, Encoding
-from unet_pipeline.datasets.value_histograms import Numbering, find_numbering, void_value
+from unet_pipeline.datasets.value_histograms import (
+    Numbering,
+    TwoEncodings,
+    find_numbering,
+    find_two_encodings,
+    void_value,
+)
 
 if TYPE_CHECKING:
     from unet_pipeline.datasets.scan import MaskScan
@@ -42,7 +48,9 @@ class ValueTable:
     complete: whether every value is listed; a file of very many values lists the frequent ones.
     lossy: some files are compressed with loss. num_pixels: of all masks.
     void: what the -1 of mask files is read as. void_clash: a mask in which that is a class too.
-    numbering: given where the values number objects.
+    numbering: given where the values number objects. two_encodings: where masks of two kinds say
+        the same by other values.
+    shades_of: the values of which all others are shades: soft edges, noise; see `soft_edges`.
     """
 
     encoding: Encoding
@@ -54,6 +62,8 @@ class ValueTable:
     void: tuple[int, ...] = ()
     void_clash: str | None = None
     numbering: Numbering | None = None
+    two_encodings: TwoEncodings | None = None
+    shades_of: tuple[int, ...] = ()
 
 
 def count_values(scans: Iterable[tuple[str, MaskScan]]) -> ValueTable:
@@ -82,6 +92,7 @@ def count_values(scans: Iterable[tuple[str, MaskScan]]) -> ValueTable:
         void=tuple(sorted(value * 0x010101 if encoding == "rgb" else value for value in void)),
         void_clash=_clash(rows) if 255 in void else None,
         numbering=find_numbering([mask for _, mask in rows]) if len(uses) > 5 else None,
+        two_encodings=find_two_encodings(rows) if encoding == "grey" and 255 in uses else None,
     )
 
 
@@ -220,15 +231,23 @@ def class_pixels(mask: MaskScan, classes: Classes) -> dict[int, int]:
 def value_rows(
     table: ValueTable | None, classes: Classes | None
 ) -> list[tuple[MaskValue, int, int, str]]:
-    """Rows for people: mask value, pixels, number of masks, what it is taken for."""
+    """Rows for people: mask value, pixels, number of masks, what it is taken for.
+
+    The value is -1 where the files hold that, whatever it is read as.
+    """
     if table is None:
         return []
     keys = sorted(table.uses)
     meanings = ["?"] * len(keys) if classes is None else _meanings(keys, classes)
     return [
-        (unpack_value(key, table.encoding), table.uses[key].pixels, table.uses[key].num_masks, name)
+        (as_held(key, table), table.uses[key].pixels, table.uses[key].num_masks, name)
         for key, name in zip(keys, meanings, strict=True)
     ]
+
+
+def as_held(key: int, table: ValueTable) -> MaskValue:
+    """A packed mask value as the files hold it: -1 for what stands for it."""
+    return -1 if key in table.void else unpack_value(key, table.encoding)
 
 
 def _meanings(keys: Sequence[int], classes: Classes) -> list[str]:

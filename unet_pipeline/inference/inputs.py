@@ -14,11 +14,17 @@ import numpy.typing as npt
 
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, read_image, to_channels
 from unet_pipeline.datasets.manifest import natural_key
+from unet_pipeline.datasets.raster import PAGES_HINT
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.inference.outputs import output_names
 
 if TYPE_CHECKING:
     from unet_pipeline.models.segmenter import ModelCard
+
+_PAGES_REMEDY = (
+    "one picture a file is predicted: save each page as a file of its own or, where the model was "
+    "trained on pages as channels, all of them as one .npy or TIFF of height x width x channels"
+)
 
 _CHANNEL_STEM = re.compile(r"(?P<case>.+)_\d{4}", re.DOTALL)
 
@@ -111,7 +117,13 @@ def read_pixels(path: Path, card: ModelCard) -> npt.NDArray[Any]:
     of the channels of an image, or has pixels of another type than those of training, whose scale
     would be a guess.
     """
-    image = read_image(path)
+    try:
+        image = read_image(path)
+    except DatasetError as error:
+        if PAGES_HINT not in str(error):
+            raise
+        text = str(error).replace(PAGES_HINT, _PAGES_REMEDY)
+        raise DatasetError(text) from error
     if image.shape[2] == 1 < card.in_channels:
         _refuse_one_of_channels(path, card.in_channels)
     return fit_image(image, card, source=str(path))

@@ -6,7 +6,7 @@ Validation during training and `evaluate` both call this, so their figures agree
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
+from unet_pipeline.distributed import gather_in_order
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import confusion_matrix
 from unet_pipeline.inference.sliding_window import (
@@ -45,13 +46,28 @@ class ImageScores:
     """What `score` counted, one entry an image, in the order in which the images came.
 
     matrices: int64 (n, K, K), true classes by predicted ones.
-    loss: the mean of the losses of the images with counted pixels; None where none was asked for
-        or there is no such image.
+    losses: float64 (n,), NaN for an image without counted pixels, and where none was asked for.
     """
 
     sample_ids: tuple[str, ...]
     matrices: npt.NDArray[np.int64]
-    loss: float | None
+    losses: npt.NDArray[np.float64]
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of the losses; None where there are none."""
+        counted = self.losses[~np.isnan(self.losses)]
+        # fsum is exact, so the mean does not depend on the order in which batches were finished
+        return math.fsum(counted) / len(counted) if len(counted) else None
+
+    @classmethod
+    def in_order(cls, shares: Sequence[ImageScores]) -> ImageScores:
+        """The scores of all images, of which each process has those that `shard` gave it."""
+        return cls(
+            tuple(gather_in_order([share.sample_ids for share in shares])),
+            np.array(gather_in_order([list(share.matrices) for share in shares])),
+            np.array(gather_in_order([list(share.losses) for share in shares])),
+        )
 
 
 @dataclass(frozen=True)
@@ -176,10 +192,8 @@ def _count(
 def _result(tally: _Tally, num_classes: int) -> ImageScores:
     count = len(tally.sample_ids)
     matrices = [tally.matrices[place] for place in range(count)]
-    # fsum is exact, so the mean does not depend on the order in which batches were finished
-    losses = math.fsum(tally.losses.values())
     return ImageScores(
         sample_ids=tuple(tally.sample_ids),
         matrices=np.array(matrices, dtype=np.int64).reshape(count, num_classes, num_classes),
-        loss=losses / len(tally.losses) if tally.losses else None,
+        losses=np.array([tally.losses.get(place, math.nan) for place in range(count)]),
     )

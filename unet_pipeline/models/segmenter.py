@@ -110,10 +110,13 @@ class Segmenter(nn.Module):
         )
         return cls(network, card)
 
-    def forward(self, pixels: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, pixels: torch.Tensor, points: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Logits (N, K, H, W), float32; `UserError` for pixels of another number of channels.
 
         points: where a `PatchNetwork` shall look, (N, P, 2) rows and columns -> (N, K, P, 1).
+        In training, a `UNet` with deep supervision gives a tuple: these, then its coarser logits.
         """
         channels = self.card.in_channels
         if pixels.ndim != 4 or pixels.shape[1] != channels or math.prod(pixels.shape) == 0:
@@ -121,5 +124,8 @@ class Segmenter(nn.Module):
                 f"pixels of shape {tuple(pixels.shape)}: the model takes (N, {channels}, H, W)"
             )
         x = (pixels.float() - self.offset) / self.scale
-        logits: torch.Tensor = self.network(x) if points is None else self.network(x, points)
-        return logits.float()
+        logits = self.network(x) if points is None else self.network(x, points)
+        if isinstance(logits, tuple):
+            return tuple(level.float() for level in logits)
+        full: torch.Tensor = logits.float()
+        return full

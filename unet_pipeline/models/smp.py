@@ -14,7 +14,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class SmpNetwork(nn.Module):
 
     stride: what the height and width of its input must be multiples of; images are padded to it
     by repeating their border. min_size: the smallest height and width that it takes.
-    pretrained: whether the encoder's weights were fetched.
+    pretrained: whether the encoder's weights were fetched. frozen: see `freeze_encoder`.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class SmpNetwork(nn.Module):
         self.stride = stride
         self.min_size = min_size
         self.pretrained = pretrained
+        self.frozen = False
 
     def fresh_parts(self) -> nn.Module:
         """What an initializer may fill: all of it, or all but a pretrained encoder."""
@@ -60,6 +61,19 @@ class SmpNetwork(nn.Module):
             return self.model
         parts = {name: part for name, part in self.model.named_children() if name != "encoder"}
         return nn.ModuleDict(parts)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode for all of it; for a frozen encoder always the latter."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part that pretrained weights are for."""
+        encoder: nn.Module = self.model.encoder  # type: ignore[assignment]
+        return encoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
@@ -97,6 +111,29 @@ def build_smp(
     network = SmpNetwork(model, stride=stride, min_size=min_size, pretrained=weights is not None)
     _check_sizes(spec, network, in_channels)
     return network
+
+
+def encoder_parameters(network: nn.Module) -> list[nn.Parameter] | None:
+    """The parameters of the encoder of a network of `build_smp`; None for any other network."""
+    return list(network.encoder.parameters()) if isinstance(network, SmpNetwork) else None
+
+
+def freeze_encoder(network: nn.Module) -> None:
+    """Keep the encoder of `network` as it is from here on, while the rest can be trained.
+
+    Its parameters get no gradient, and it stays in evaluation mode through `network.train()`: its
+    norms neither use nor track the statistics of batches, and it drops nothing. Weights may still
+    be loaded. Freezing is no part of a state dict.
+    Raises `UserError` for a network without an encoder, which are all but those of `build_smp`.
+    """
+    if not isinstance(network, SmpNetwork):
+        raise UserError(
+            f"{type(network).__name__} has no encoder to freeze: the networks called smp:... have "
+            "one; choose such a --model, or do not freeze"
+        )
+    network.frozen = True
+    network.encoder.requires_grad_(False)
+    network.train(network.training)
 
 
 def smp_catalogue() -> dict[str, Callable[..., Any]]:

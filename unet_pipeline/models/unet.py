@@ -1,7 +1,8 @@
 """The U-Net of Ronneberger, Fischer and Brox (2015), padded so that maps keep their size.
 
 With the default options, results and state-dict names are those of the well-known PyTorch U-Net,
-so its published weights fit; a test compares both with a second implementation.
+so its published weights fit; a test compares both with a second implementation. Two options are
+not the paper's: a stem that folds pixels into channels, and deep supervision.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from unet_pipeline.models.layers import NORM_GROUPS, Norm, make_norm, pad_to
 
 MAX_DEPTH = 8
 """Halvings; eight make 1024 channels of 4 and 16384 of 64, the largest that anybody could train."""
+
+STEMS = (1, 2, 4)
+"""Pixels a side that a stem may fold; 8 would leave 64 logits a class to one vector of features."""
 
 
 class DoubleConv(nn.Module):
@@ -114,6 +118,38 @@ class OutConv(nn.Module):
         return y
 
 
+class SubPixelOut(nn.Module):
+    """From features to finer logits: (N, in, H, W) -> (N, out, factor H, factor W).
+
+    A 1x1 convolution makes factor**2 logits a class, and a pixel shuffle lays them side by side:
+    logit[n, k, factor i + a, factor j + b] is channel factor**2 k + factor a + b at (i, j)
+    (Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Efficient
+    Sub-Pixel CNN"). Its weights have other names than those of `OutConv`, so that no file of such
+    a network is taken for a plain U-Net of more channels and classes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.subpixels = nn.Conv2d(in_channels, out_channels * factor**2, 1)
+        self.start_alike()
+
+    @torch.no_grad()
+    def start_alike(self) -> None:
+        """Give the sub-pixels of a class the weights of its first one: the start of a training.
+
+        Drawn one by one they would lay a grid over every prediction, to be unlearned first (ICNR:
+        Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution").
+        """
+        count = self.factor**2
+        assert self.subpixels.bias is not None
+        for tensor in (self.subpixels.weight, self.subpixels.bias):
+            tensor.copy_(tensor[::count].repeat_interleave(count, dim=0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(self.subpixels(x), self.factor)
+
+
 class UNet(nn.Module):
     """A U-Net: images (N, in_channels, H, W) -> logits (N, num_classes, H, W), for any H, W >= 1.
 
@@ -124,9 +160,13 @@ class UNet(nn.Module):
     contracting path. The paper drops "at the end of the contracting path" and its network does so
     at these two levels: there the maps are small, their many channels overfit first, and the fine
     skip connections stay whole. Values are dropped one by one, as the paper's network does.
+    stem: 1, or 2 or 4: squares of stem x stem pixels become the channels of one (Shi et al. 2016),
+    so that all layers see 1 / stem**2 of the pixels, and `SubPixelOut` unfolds the logits again.
+    deep_supervision: the decoder's coarser levels predict too, while training: see `forward`.
 
-    Images smaller than 2**depth (with group and instance norm, which need more than one value of
-    an image to normalise it, 2**(depth + 1)) are padded to that by repeating their border.
+    Images are padded by repeating their border, and the logits cropped: to multiples of `stem`, and
+    to at least stem * 2**depth (with group and instance norm, which need more than one value of an
+    image to normalise it, twice that).
     Raises `UserError` for options that make no network.
     """
 
@@ -140,20 +180,25 @@ class UNet(nn.Module):
         depth: int = 4,
         norm: Norm = "batch",
         dropout: float = 0.0,
+        stem: int = 1,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         _check_options(in_channels, num_classes, base_channels, depth, norm, dropout)
+        _check_extensions(depth, stem, deep_supervision)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.depth = depth
-        self.min_size = 2 ** (depth + 1 if norm in ("group", "instance") else depth)
+        self.stem = stem
+        self.deep_supervision = deep_supervision
+        self.min_size = stem * 2 ** (depth + 1 if norm in ("group", "instance") else depth)
 
         def dropout_at(level: int) -> float:
             return dropout if level >= depth - 1 else 0.0
 
         widths = [base_channels * 2**level for level in range(depth + 1)]
         factor = 2 if bilinear else 1  # interpolation keeps channels, so they are halved before it
-        self.inc = DoubleConv(in_channels, widths[0], norm=norm, dropout=dropout_at(0))
+        self.inc = DoubleConv(in_channels * stem**2, widths[0], norm=norm, dropout=dropout_at(0))
         for level in range(1, depth + 1):
             width = widths[level] // (factor if level == depth else 1)
             down = Down(widths[level - 1], width, norm=norm, dropout=dropout_at(level))
@@ -163,19 +208,40 @@ class UNet(nn.Module):
             width = widths[level] // (factor if level > 0 else 1)
             up = Up(widths[level + 1], width, bilinear=bilinear, norm=norm)
             self.add_module(f"up{step}", up)
-        self.outc = OutConv(widths[0], num_classes)
+        self.outc = (
+            OutConv(widths[0], num_classes)
+            if stem == 1
+            else SubPixelOut(widths[0], num_classes, stem)
+        )
+        # last, so that the same seed draws the same weights for all the rest
+        for level in range(1, depth if deep_supervision else 0):
+            self.add_module(f"aux{level}", OutConv(widths[level] // factor, num_classes))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits (N, num_classes, H, W); in training with deep supervision the first of a tuple.
+
+        The others are those of the heads aux1 to aux(depth - 1), one at every level of the
+        decoder below the last. With s = stem * 2**level they are (N, num_classes, H // s, W // s),
+        of one row and column at least, and logit (i, j) speaks for the s x s pixels from (s i, s j)
+        on. `training.losses.deep` makes one loss of them.
+        """
         height, width = x.shape[-2:]
-        x = self.inc(pad_to(x, min_size=self.min_size))
+        x = pad_to(x, stride=self.stem, min_size=self.min_size)
+        if self.stem > 1:
+            x = F.pixel_unshuffle(x, self.stem)
+        x = self.inc(x)
         skips = []
         for level in range(1, self.depth + 1):
             skips.append(x)
             x = getattr(self, f"down{level}")(x)
-        for step in range(1, self.depth + 1):
-            x = getattr(self, f"up{step}")(x, skips.pop())
+        coarser: list[torch.Tensor] = []
+        for level in range(self.depth - 1, -1, -1):
+            x = getattr(self, f"up{self.depth - level}")(x, skips.pop())
+            if level and self.training and self.deep_supervision:
+                rows, columns = (max(1, n // (self.stem * 2**level)) for n in (height, width))
+                coarser.append(getattr(self, f"aux{level}")(x)[..., :rows, :columns])
         logits: torch.Tensor = self.outc(x)[..., :height, :width]
-        return logits
+        return (logits, *reversed(coarser)) if coarser else logits
 
 
 def _check_options(
@@ -200,3 +266,13 @@ def _check_options(
         )
     if not 0 <= dropout < 1:
         raise UserError(f"unet: dropout = {dropout}: use a share from 0 to below 1")
+
+
+def _check_extensions(depth: int, stem: int, deep_supervision: bool) -> None:
+    if stem not in STEMS:
+        raise UserError(f"unet: stem = {stem}: use 1 (none), 2 or 4")
+    if deep_supervision and depth < 2:
+        raise UserError(
+            "unet: deep_supervision with depth = 1: the decoder has no coarser level; use a depth "
+            "of 2 or more, or leave it out"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import Any
 import torch
 
 from unet_pipeline.catalogue import complete, lookup
-from unet_pipeline.config import TrainConfig
-from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.config import TrainConfig, TrainingSettings
+from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
 from unet_pipeline.datasets.transforms import TRANSFORMS
+from unet_pipeline.distributed import world_of_environment
 from unet_pipeline.errors import UserError
 from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import (
     PATCH_NETWORKS,
     RULES,
+    build_network,
     complete_options,
     load_model,
 )
@@ -28,14 +31,16 @@ from unet_pipeline.runtime import (
     choose_precision,
     free_memory,
     num_cores,
+    place,
 )
-from unet_pipeline.training.optimizers import (
-    OPTIMIZERS,
-    SCHEDULES,
-)
-from unet_pipeline.training.plan import Plan, make_plan
+from unet_pipeline.training.optimizers import OPTIMIZERS
+from unet_pipeline.training.plan import Measure, Plan, Size, make_plan
+from unet_pipeline.training.schedules import SCHEDULES
+from unet_pipeline.training.trial import seconds_per_step
 
 logger = logging.getLogger(__name__)
+
+LEAST_BUDGET_TO_MEASURE = 60.0  # seconds: a few steps take a few of them
 
 
 def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, Plan]:
@@ -49,6 +54,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
             "beside the networks"
         )
     config = as_the_weights(config)
+    complete_options(config.model.name, config.model.options)  # before anything is made of them
     most = 4 * num_cores()
     if (config.runtime.workers or 0) > most:
         raise UserError(
@@ -69,6 +75,9 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         num_cores=num_cores(),
         cached=pixels * pixel_bytes < training.cache_fraction * free_memory(),
         budget_seconds=training.budget_seconds,
+        num_steps=lambda batch: _num_steps(training, len(sizes["train"]), batch),
+        object_area=_object_area(facts),
+        measure=_measure(config, facts),
         model=config.model.name,
         model_options=config.model.options,
         image_size=training.image_size,
@@ -79,6 +88,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         by_patches=config.model.name in PATCH_NETWORKS,
         num_pixels=training.num_pixels,
         balance=training.balance,
+        class_balance=config.transforms.options.get("class_balance"),
         loss_balances=bool(re.search(r"class_weights\s*=\s*['\"]?[a-z]", training.loss)),
     )
     tree = config.model_dump()
@@ -96,6 +106,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         factory: Callable[..., Any] = lookup(catalogue, settings.name, kind=section)
         label = f"{section} {settings.name}"
         tree[section] |= complete(factory, settings.options, label=label, given=given)
+    tree["transforms"]["class_balance"] = plan.class_balance
     tree["training"]["image_size"] = plan.image_size
     tree["training"]["batch_size"] = plan.batch_size
     tree["training"]["val_every"] = plan.val_every
@@ -107,6 +118,51 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         "overlap": given_or(config.inference.overlap, OVERLAP),
     }
     return TrainConfig.model_validate(tree), plan
+
+
+def _num_steps(training: TrainingSettings, num_train: int, batch: int) -> float | None:
+    """The steps that epochs and max_steps allow; None where they do not limit."""
+    limits = [training.max_steps] if training.max_steps is not None else []
+    if training.epochs is not None:
+        limits.append(training.epochs * math.ceil(num_train / batch))
+    return min(limits, default=None)
+
+
+def _object_area(facts: DatasetFacts) -> float | None:
+    """Mean pixels of an object, of the class whose objects are the smallest; None if unknown."""
+    counts = dict(zip(facts.classes.names, facts.class_pixel_counts, strict=True))
+    areas = [
+        counts[name] / sizes.num_objects
+        for name, sizes in facts.objects.items()
+        if sizes.num_objects and counts.get(name)
+    ]
+    return min(areas, default=None)
+
+
+def _measure(config: TrainConfig, facts: DatasetFacts) -> Measure | None:
+    """How long a step takes on this machine; None where finding out would eat up the budget."""
+    budget = config.training.budget_seconds
+    if budget is not None and budget < LEAST_BUDGET_TO_MEASURE:
+        return None
+    device = choose_device(config.runtime.device)
+
+    def measure(options: dict[str, Any], size: Size, batch: int) -> float:
+        network = build_network(
+            config.model.name,
+            options,
+            in_channels=facts.in_channels,
+            num_classes=facts.classes.num_classes,
+        )
+        return seconds_per_step(
+            place(network, device),
+            in_channels=facts.in_channels,
+            num_classes=facts.classes.num_classes,
+            image_size=size,
+            batch_size=math.ceil(batch / world_of_environment().size),
+            autocast_dtype=precision_of(config, device),
+        )
+
+    return measure
 
 
 def as_the_weights(config: TrainConfig) -> TrainConfig:

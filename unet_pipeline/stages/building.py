@@ -16,6 +16,7 @@ from unet_pipeline.datasets import loaders
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
 from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.transforms import Transform, build_transform
+from unet_pipeline.distributed import ALONE, World
 from unet_pipeline.errors import UserError
 from unet_pipeline.models import (
     ModelCard,
@@ -24,7 +25,7 @@ from unet_pipeline.models import (
     load_weights,
 )
 from unet_pipeline.models.initializers import initialize
-from unet_pipeline.models.smp import SmpNetwork
+from unet_pipeline.models.smp import SmpNetwork, encoder_parameters, freeze_encoder
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import (
     choose_device,
@@ -33,11 +34,11 @@ from unet_pipeline.runtime import (
     seed_everything,
 )
 from unet_pipeline.stages.assembly import decided, precision_of
+from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
-from unet_pipeline.training.optimizers import (
-    build_optimizer,
-    build_schedule,
-)
+from unet_pipeline.training.losses.deep import deep_loss
+from unet_pipeline.training.optimizers import build_optimizer
+from unet_pipeline.training.schedules import Schedule, build_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -46,38 +47,81 @@ logger = logging.getLogger(__name__)
 class Parts:
     """Everything a training is made of."""
 
+    world: World
     segmenter: Segmenter
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    trained: nn.Module
+    """`segmenter`, or what joins it to those of the other processes."""
+    average: WeightAverage | None
+    loss: Callable[[Any, torch.Tensor], torch.Tensor]
     optimizer: torch.optim.Optimizer
-    schedule: Callable[[float], float]
+    schedule: Schedule
     scaler: torch.amp.GradScaler
     loader: loaders.TrainLoader
     cache: loaders.DecodedCache
     autocast_dtype: torch.dtype | None
 
 
-def build_parts(config: TrainConfig, manifest: Manifest) -> Parts:
-    """The parts that a completed `config` asks for; the network's weights follow from its seed."""
+def build_parts(config: TrainConfig, manifest: Manifest, world: World = ALONE) -> Parts:
+    """The parts that a completed `config` asks for; the network's weights follow from its seed.
+
+    world: the processes that train together, of which each builds its own.
+    """
     device = choose_device(config.runtime.device)
     autocast_dtype = precision_of(config, device)
     loss = build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
-    segmenter = place(build_segmenter(config, manifest.facts), device)
-    cache = loaders.DecodedCache(int(config.training.cache_fraction * free_memory()))
+    segmenter = place(
+        _with_shared_statistics(build_segmenter(config, manifest.facts), config), device
+    )
+    decay = config.training.ema_decay
+    share = config.training.cache_fraction / world.size
+    cache = loaders.DecodedCache(int(share * free_memory()))
     return Parts(
+        world=world,
         segmenter=segmenter,
-        loss=loss,
+        trained=_joined(segmenter, world),
+        average=WeightAverage(segmenter, decay) if decay else None,
+        loss=deep_loss(loss),
         optimizer=build_optimizer(
             config.optimizer.name,
             config.optimizer.options,
-            parameters=segmenter.parameters(),
+            parameters=segmenter.named_parameters(),
             lr=config.optimizer.lr,
+            encoder=encoder_parameters(segmenter.network) or (),
+            encoder_lr_factor=config.optimizer.encoder_lr_factor,
         ),
         schedule=build_schedule(config.schedule.name, config.schedule.options),
         scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype == torch.float16),
-        loader=_build_loader(config, manifest, cache, pin_memory=device.type == "cuda"),
+        loader=_build_loader(config, manifest, cache, world, pin_memory=device.type == "cuda"),
         cache=cache,
         autocast_dtype=autocast_dtype,
+    )
+
+
+def _with_shared_statistics(segmenter: Segmenter, config: TrainConfig) -> Segmenter:
+    """Batch normalisation over the batch of all processes, where that is asked for."""
+    if not config.runtime.sync_batchnorm:
+        return segmenter
+    if choose_device(config.runtime.device).type != "cuda":
+        raise UserError(
+            "runtime.sync_batchnorm is for GPUs: leave it out, or take --set model.norm=group, "
+            "which needs no statistics of other processes"
+        )
+    segmenter.network = nn.SyncBatchNorm.convert_sync_batchnorm(  # type: ignore[no-untyped-call]
+        segmenter.network
+    )
+    return segmenter
+
+
+def _joined(segmenter: Segmenter, world: World) -> nn.Module:
+    if world.size == 1:
+        return segmenter
+    return nn.parallel.DistributedDataParallel(
+        segmenter,
+        # An encoder of smp may have layers that a decoder does not use
+        find_unused_parameters=isinstance(segmenter.network, SmpNetwork),
+        # Not at each pass, of which processes may need unequal numbers, but before a validation
+        broadcast_buffers=False,
     )
 
 
@@ -132,6 +176,8 @@ def build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
         num_classes=facts.classes.num_classes,
     )
     _fill(network, config)
+    if config.optimizer.freeze_encoder:
+        freeze_encoder(network)
     card = model_card(
         facts,
         network=config.model.name,
@@ -177,7 +223,12 @@ def _fill(network: nn.Module, config: TrainConfig) -> None:
 
 
 def _build_loader(
-    config: TrainConfig, manifest: Manifest, cache: loaders.DecodedCache, *, pin_memory: bool
+    config: TrainConfig,
+    manifest: Manifest,
+    cache: loaders.DecodedCache,
+    world: World,
+    *,
+    pin_memory: bool,
 ) -> loaders.TrainLoader:
     facts, samples = manifest.facts, manifest.split("train")
     transform = _build_transform(config, facts)
@@ -203,6 +254,9 @@ def _build_loader(
         cache=cache,
         point_sampler=sampler,
         pin_memory=pin_memory,
+        rank=world.rank,
+        world_size=world.size,
+        strict=config.training.strict,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -33,12 +33,16 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     return as_text(Group(*parts))
 
 
+def can_train(findings: Sequence[Finding]) -> bool:
+    """Whether `unet train` takes a dataset of these findings."""
+    return not any(f.severity == "error" or f.code == "empty-splits" for f in findings)
+
+
 def verdict(findings: Sequence[Finding]) -> str:
     """How many findings of each severity, and what that means."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
-    trainable = not any(finding.code == "empty-splits" for finding in findings)
-    last = "it can be trained on" if trainable else "it cannot be trained on yet"
+    last = "it can be trained on" if can_train(findings) else "it cannot be trained on yet"
     counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
     return f"{counts}: " + ("training would be wrong" if errors else last)
 
@@ -57,26 +61,60 @@ def _finding_lines(finding: Finding) -> Text:
     return line
 
 
-def frequent_rows(diagnosis: Diagnosis) -> list[tuple[MaskValue, int, int, str]]:
-    """The rows of the values with most pixels, in the order of the values."""
+class FrequentValues(NamedTuple):
+    """Mask values for people: value, pixels, number of masks, what it is taken for.
+
+    num_hidden: how many more there are.
+    """
+
+    rows: list[tuple[str, int, int, str]]
+    num_hidden: int
+
+
+def frequent_values(diagnosis: Diagnosis) -> FrequentValues:
+    """The values with most pixels, in their order; all numbers of objects are one row."""
     rows = value_rows(diagnosis.table, diagnosis.classes)
-    most = sorted(range(len(rows)), key=lambda place: -rows[place][1])[:_MOST_VALUES]
-    return [rows[place] for place in sorted(most)]
+    numbers = _object_numbers(diagnosis)
+    plain = [row for row in rows if row[0] not in numbers]
+    most = sorted(range(len(plain)), key=lambda place: -plain[place][1])[:_MOST_VALUES]
+    shown = [(show_value(plain[i][0]), *plain[i][1:]) for i in sorted(most)]
+    if numbers:
+        own = [row for row in rows if row[0] in numbers]
+        num_masks = sum(not numbers.isdisjoint(scan.mask.counts) for scan in diagnosis.scans)
+        name = f"{own[0][0]} to {own[-1][0]} (object numbers)"
+        shown.append((name, sum(row[1] for row in own), num_masks, own[0][3]))
+    return FrequentValues(shown, len(plain) - len(most))
+
+
+def _object_numbers(diagnosis: Diagnosis) -> set[MaskValue]:
+    """The values that number objects, which are all of one class; empty where none do."""
+    table, classes = diagnosis.table, diagnosis.classes
+    if table is None or table.numbering is None or classes is None or classes.other is None:
+        return set()
+    numbers: set[MaskValue] = set(table.uses)  # of grey masks, so that none is a packed colour
+    others = {value for k, value in enumerate(classes.values) if k != classes.other}
+    return numbers - others - set(classes.ignore_values)
 
 
 def _value_table(diagnosis: Diagnosis) -> Table:
-    every, rows = value_rows(diagnosis.table, diagnosis.classes), frequent_rows(diagnosis)
-    table = Table(title=f"{len(every)} mask values", title_justify="left")
+    every = value_rows(diagnosis.table, diagnosis.classes)
+    rows, num_hidden = frequent_values(diagnosis)
+    counted = diagnosis.table
+    if counted is None or not every:
+        return Table()
+    title = f"{len(every)} mask value{'s' * (len(every) != 1)}"
+    if not counted.complete:
+        title = f"more than {title}"
+    table = Table(title=title, title_justify="left")
     for name in ("value", "pixels", "share", "masks"):
         table.add_column(name, justify="right")
     table.add_column("taken for")
-    total = sum(pixels for _, pixels, _, _ in every)
     for value, pixels, num_masks, meaning in rows:
         table.add_row(
-            show_value(value), f"{pixels:,}", f"{pixels / total:.3%}", f"{num_masks:,}", meaning
+            value, f"{pixels:,}", f"{pixels / counted.num_pixels:.3%}", f"{num_masks:,}", meaning
         )
-    if len(every) > len(rows):
-        table.add_row("...", "", "", "", f"{len(every) - len(rows)} more")
+    if num_hidden:
+        table.add_row("...", "", "", "", f"{num_hidden} more")
     return table
 
 
@@ -84,7 +122,7 @@ def diagnosis_summary(diagnosis: Diagnosis) -> dict[str, Any]:
     """The same, JSON-able."""
     facts = diagnosis.facts
     return {
-        "ok": not diagnosis.errors,
+        "ok": can_train(diagnosis.findings),
         "findings": [finding.summary() for finding in diagnosis.findings],
         "mask_values": [
             {"value": value, "pixels": pixels, "masks": masks, "taken_for": meaning}

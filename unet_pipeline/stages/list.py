@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from unet_pipeline.errors import UserError, did_you_mean
 from unet_pipeline.models import NETWORKS, RULES
 from unet_pipeline.models.initializers import INITIALIZERS
 from unet_pipeline.models.smp import smp_catalogue
+from unet_pipeline.recipes import RECIPES, about
 from unet_pipeline.training import CRITERIA, LOSSES, OPTIMIZERS, SCHEDULES
 
 
@@ -58,6 +60,8 @@ def list_catalogue(kind: str) -> Listing:
     refused = {}
     if kind == "formats":
         entries = {name: Description(entry.about, {}) for name, entry in FORMATS.items()}
+    if kind == "recipes":
+        entries = {name: Description(about(name), {}) for name in RECIPES}
     if kind == "losses":
         refused = {name: c.reason for name, c in CRITERIA.items() if c.dense is None}
     if kind == "models":
@@ -74,6 +78,7 @@ KINDS: dict[str, Callable[[], Catalogue]] = {
     "optimizers": lambda: (OPTIMIZERS, ()),
     "schedules": lambda: (SCHEDULES, ()),
     "transforms": lambda: (TRANSFORMS, ("image_size", "value_range")),
+    "recipes": lambda: ({name: functools.partial(about, name) for name in RECIPES}, ()),
     "formats": lambda: ({name: entry.read for name, entry in FORMATS.items()}, ()),
 }
 """kind -> the catalogue, and the parameters of its factories that are no options."""

@@ -21,6 +21,7 @@ from unet_pipeline.stages.assembly import complete_config, decided
 from unet_pipeline.stages.building import build_loss, build_segmenter
 from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.opening import open_data
+from unet_pipeline.stages.processes import refuse_several
 from unet_pipeline.stages.session import headline, start_tracking
 from unet_pipeline.stages.train import InterruptedRunError, TrainedRun, train
 from unet_pipeline.training import run_folder as runs
@@ -46,6 +47,7 @@ def open_shared(config: TrainConfig, *, splits: tuple[Split, ...]) -> tuple[Mani
     These are the settings that `config` was given, with the experiment of all and no name.
     Raises `UserError` for a folder of runs that cannot be written, and what `open_data` raises.
     """
+    refuse_several("a run made of runs (--baselines, --fold all)")
     require_writable(Path(config.output.runs_dir))
     manifest = open_data(config.data, splits=splits)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)

@@ -13,16 +13,19 @@ from typing import NoReturn
 
 from unet_pipeline.classes import parse_value
 from unet_pipeline.config import DataSettings
-from unet_pipeline.datasets.doctor import Options
 from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.formats.torchvision_sets import is_torchvision
 from unet_pipeline.datasets.index import find, index_folder
-from unet_pipeline.datasets.manifest import Manifest, Sample, Split
+from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest, Sample, Split
+from unet_pipeline.datasets.options import Options
+from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+_SPLIT_FLAGS = {"val_fraction": "--val", "test_fraction": "--test", "split_by": "--split-by"}
 
 
 def find_data(settings: DataSettings, source: Path) -> Found:
@@ -62,6 +65,52 @@ def index_options(
         former=former,
         value_range=settings.value_range,
     )
+
+
+def former_samples(splits_from: str | None) -> Sequence[Sample]:
+    """The samples of the dataset that --splits-from names, whose files may have moved since."""
+    if splits_from is None:
+        return ()
+    path = Path(splits_from)
+    path = path / SAMPLES_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"--splits-from {splits_from}: there is no {SAMPLES_FILE}")
+    return load_samples(path).samples
+
+
+def refuse_other_splits(splits_from: str, former: Sequence[Sample | None], source: Path) -> None:
+    """Raise `UserError` where --splits-from knows no sample of the data; else say how many."""
+    known = sum(sample is not None for sample in former)
+    if not known:
+        raise UserError(
+            f"--splits-from {splits_from}: it knows none of the {len(former)} samples of {source}, "
+            "neither by content nor by name: give the dataset that was made of this data"
+        )
+    logger.info("--splits-from knows %d of %d samples", known, len(former))
+
+
+def refuse_given_splits(settings: DataSettings, found: Found) -> None:
+    """Raise `UserError` for options about splits where the data brings all of them."""
+    given = {pair.split for pair in found.pairs} - {None}
+    asked = settings.model_fields_set
+    fixed = {"val_fraction": "val" in given, "test_fraction": "test" in given or len(given) > 1}
+    fixed["split_by"] = fixed["val_fraction"] and fixed["test_fraction"]
+    for name, flag in _SPLIT_FLAGS.items():
+        if name in asked and fixed[name]:
+            named = ", ".join(sorted(str(split) for split in given))
+            raise UserError(
+                f"{flag} has no effect: the data comes with its own splits ({named}); leave it "
+                "out, or name the folders of all images and masks"
+            )
+
+
+def refuse_splits_of_scenes(settings: DataSettings) -> None:
+    """Raise `UserError` for options about splits where the sample data is made."""
+    for name, flag in _SPLIT_FLAGS.items():
+        if name in settings.model_fields_set:
+            raise UserError(
+                f"{flag} has no effect without a SOURCE: the sample data comes with its own splits"
+            )
 
 
 @contextlib.contextmanager

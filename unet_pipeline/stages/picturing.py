@@ -6,13 +6,12 @@ import numpy as np
 
 from unet_pipeline.datasets.cache import read_sample
 from unet_pipeline.datasets.doctor import Diagnosis
-from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.manifest import SPLITS, Manifest, Sample
 from unet_pipeline.datasets.value_table import class_totals
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.evaluation.dataset_report import DatasetPage, Exhibit, dataset_report
 from unet_pipeline.evaluation.pictures import Picture, fit, overlay
-from unet_pipeline.stages.describing import frequent_rows
+from unet_pipeline.stages.describing import frequent_values
 
 _PICTURES_A_CLASS = 3
 _MOST_GALLERIES = 30  # classes that get pictures; the report stays below some megabytes
@@ -45,7 +44,7 @@ def report_page(diagnosis: Diagnosis, manifest: Manifest) -> str:
         findings=[finding.summary() for finding in diagnosis.findings],
         classes=list(zip(classes.names, classes.colors, strict=True)),
         pixels=pixels,
-        values=[(show_value(value), *rest) for value, *rest in frequent_rows(diagnosis)],
+        values=frequent_values(diagnosis).rows,
         channel_columns=("channel", "mean", "sd", *facts.percentiles),
         channels=_channel_rows(manifest),
         objects=[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from unet_pipeline.catalogue import lookup
 from unet_pipeline.classes import parse_value
 from unet_pipeline.config import DataSettings, PrepareConfig
-from unet_pipeline.datasets.doctor import Diagnosis, examine
+from unet_pipeline.datasets.doctor import Diagnosis, check_values, examine, values_to_keep
 from unet_pipeline.datasets.exports import EXPORTS
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Found
@@ -27,30 +27,47 @@ from unet_pipeline.datasets.former import (
     refuse_another_dataset,
     refuse_other_numbers,
     with_classes_of,
-    with_edited_splits,
 )
 from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.index import found_again
-from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest, Sample
+from unet_pipeline.datasets.manifest import Manifest, Sample
 from unet_pipeline.datasets.samples import remove_scenes, write_scenes
-from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.datasets.scan import ScanStore
-from unet_pipeline.datasets.tiles import cut_into_tiles
+from unet_pipeline.datasets.tiles import cut_into_tiles, scan_tile_masks
 from unet_pipeline.errors import DatasetError, UserError
-from unet_pipeline.files import folder_lock, make_writable_folder
+from unet_pipeline.files import (
+    folder_lock,
+    holds_nothing,
+    make_writable_folder,
+    output_folder,
+    staged_folder,
+)
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.stages.describing import (
+    can_train,
     diagnosis_summary,
     diagnosis_text,
     verdict,
 )
-from unet_pipeline.stages.opening import find_data, index_options, log_findings, reading
+from unet_pipeline.stages.opening import (
+    find_data,
+    former_samples,
+    index_options,
+    log_findings,
+    reading,
+    refuse_given_splits,
+    refuse_other_splits,
+    refuse_splits_of_scenes,
+)
 from unet_pipeline.stages.writing import (
+    LAST,
     PreparedDataset,
     not_there_yet,
     refuse_prepared,
     refuse_what_is_in_the_way,
+    refuse_what_is_no_copy,
     remove_unfinished,
+    with_files_in_place,
     write_copy,
     write_dataset,
     write_export,
@@ -79,11 +96,11 @@ class CheckedSource:
         return diagnosis_text(self.diagnosis)
 
     def raise_for_errors(self) -> None:
-        """Raise `DatasetError` where training would be wrong."""
+        """Raise `DatasetError` where training would be wrong, or is not possible yet."""
         if [finding.code for finding in self.diagnosis.errors] == ["not-recognised"]:
             raise DatasetError(self.diagnosis.errors[0].message)
-        if self.diagnosis.errors:
-            codes = ", ".join(finding.code for finding in self.diagnosis.errors)
+        if not can_train(self.diagnosis.findings):
+            codes = ", ".join(f.code for f in self.diagnosis.errors) or "empty-splits"
             raise DatasetError(f"{self.source}: {verdict(self.diagnosis.findings)} ({codes})")
 
 
@@ -99,6 +116,7 @@ def check(config: PrepareConfig) -> CheckedSource:
             raise UserError(f"{flag} has no effect with --check, which writes nothing")
     if config.data.path is None:
         raise UserError("--check needs a SOURCE to look at")
+    _refuse_fold(config)
     if "num_scenes" in config.model_fields_set:
         raise UserError(_SCENES_ALONE)
     source = Path(config.data.path)
@@ -109,7 +127,8 @@ def check(config: PrepareConfig) -> CheckedSource:
     except DatasetError as error:  # in the form that was asked for, as all that is wrong
         finding = Finding("not-recognised", "error", str(error))
         return CheckedSource(str(source), Diagnosis(Found((), ""), (), (finding,)))
-    former = _former_samples(config)
+    refuse_given_splits(config.data, found)
+    former = former_samples(config.splits_from)
     return CheckedSource(str(source), _examine(config, found, source, _name_of(source), former))
 
 
@@ -128,14 +147,22 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     if config.update and Manifest.is_in(output):
         return _update(config, output)
     may_update = path is not None and not (config.tile or is_torchvision(path))
-    if not config.fix:
+    if config.fix:
+        refuse_what_is_no_copy(output)
+    else:
         refuse_prepared(output, may_update=may_update)
     source = None if path is None else Path(path)
     if source is not None and not is_torchvision(str(path)):
         # now, so that a source that is none leaves no output folder
         config, found = _look_for(config, source)
-    former = _former_samples(config)
-    with _folder_for(output), folder_lock(output), contextlib.ExitStack() as undo:
+    former = former_samples(config.splits_from)
+    copies = bool(config.fix or config.export or config.tile)
+    with (
+        output_folder(output),
+        folder_lock(output),
+        staged_folder(output, last=LAST) if copies else contextlib.nullcontext(output) as place,
+        contextlib.ExitStack() as undo,
+    ):
         if not config.fix:
             refuse_prepared(output, may_update=may_update)  # another process may have been faster
         if source is not None:
@@ -148,24 +175,23 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
             found = find_data(config.data, output)
         elif is_torchvision(str(path)):
             found = find_torchvision(str(path), download_to=output / "download")
+        refuse_given_splits(config.data, found)
         if config.tile:
-            found = _tiled(found, output, config)
+            found = _tiled(found, source or output, place, config)
         name = _dataset_name(config, source, output)
         diagnosis = _examine(config, found, source or output, name, former)
-        if source is not None:
-            _refuse_given_splits(config, found)
         log_findings(diagnosis.findings)
         if config.fix:
-            result = write_copy(diagnosis, source or output, output)
+            result = write_copy(diagnosis, source or output, output, place)
         else:
             diagnosis.raise_for_errors(source or output)
             result = (
-                write_export(config.export, diagnosis, output)
+                write_export(config.export, diagnosis, output, place)
                 if config.export
-                else write_dataset(diagnosis, output)
+                else write_dataset(diagnosis, output, place)
             )
         undo.pop_all()  # from here on, what was made stays
-    return result
+    return with_files_in_place(result) if copies else result
 
 
 def _look_for(config: PrepareConfig, source: Path) -> tuple[PrepareConfig, Found]:
@@ -178,15 +204,18 @@ def _look_for(config: PrepareConfig, source: Path) -> tuple[PrepareConfig, Found
                 f"data.{name} has no effect on {source}, which is prepared: leave it out"
             )
     manifest = Manifest.load(source)
-    classes = manifest.facts.classes
-    if manifest.facts.folds and config.folds is None:
-        config = config.model_copy(
-            update={"folds": len(manifest.facts.folds), "splits_from": str(source)}
+    classes, num_folds = manifest.facts.classes, len(manifest.facts.folds)
+    if num_folds and config.splits_from:
+        raise UserError(
+            f"--splits-from has no effect on {source}, whose samples have splits and folds: leave "
+            "it out"
         )
+    found = found_again(manifest, keep_folds=config.folds is None)
+    if num_folds and config.folds is None:
+        config = config.model_copy(update={"folds": num_folds})
     if classes.other is None:
-        return config, found_again(manifest)
-    settings = ClassSettings(classes.values, classes.names, classes.other)
-    return _with_classes(config, settings), found_again(manifest)
+        return config, found
+    return _with_classes(config, ClassSettings(classes.values, classes.names, classes.other)), found
 
 
 def _with_classes(config: PrepareConfig, settings: ClassSettings) -> PrepareConfig:
@@ -204,6 +233,7 @@ def _update(config: PrepareConfig, output: Path) -> PreparedDataset:
     """Bring the dataset in `output` up to date; what is there stays where that cannot be done."""
     source = Path(config.data.path or "")
     found = find_data(config.data, source)
+    refuse_given_splits(config.data, found)
     make_writable_folder(output)
     with folder_lock(output):
         former = Former.load(output)
@@ -212,7 +242,6 @@ def _update(config: PrepareConfig, output: Path) -> PreparedDataset:
         refuse_another_dataset(
             former, diagnosis, source, grouped=config.data.group_regex is not None
         )
-        _refuse_given_splits(config, found)
         log_findings(diagnosis.findings)
         diagnosis.raise_for_errors(source)
         return write_update(diagnosis, former, output)
@@ -269,6 +298,7 @@ def _output_of(config: PrepareConfig) -> Path:
 def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> None:
     """Raise `UserError` for options that contradict each other, before any work is spent."""
     path = config.data.path
+    _refuse_fold(config)
     if config.update:
         _refuse_update_without_effect(config, output)
     if config.fix and (config.export or config.tile):
@@ -278,7 +308,7 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
         lookup(EXPORTS, config.export, kind="export")
     if config.export and (config.tile or is_torchvision(path or "")):
         raise UserError("--export writes what lies in files: prepare first, then --export that")
-    if config.export and output.is_dir() and any(output.iterdir()):
+    if config.export and output.is_dir() and not holds_nothing(output):
         raise UserError(f"{output} is not empty: choose another folder for the export")
     if config.export and config.folds:
         raise UserError("--folds has no effect with --export: other formats have no folds")
@@ -287,6 +317,7 @@ def _refuse_what_does_not_go_together(config: PrepareConfig, output: Path) -> No
     if path is None:
         if config.fix or config.export or config.tile:
             raise UserError("--fix, --export and --tile need a SOURCE")
+        refuse_splits_of_scenes(config.data)
         return
     if "num_scenes" in config.model_fields_set:
         raise UserError(_SCENES_ALONE)
@@ -325,50 +356,28 @@ def _refuse_update_without_effect(config: PrepareConfig, output: Path) -> None:
             raise UserError(f"--update has no effect with --{flag}: {remedy}")
 
 
-def _former_samples(config: PrepareConfig) -> Sequence[Sample]:
-    """The samples of the dataset that --splits-from names, whose files may have moved since."""
-    if config.splits_from is None:
-        return ()
-    path = Path(config.splits_from)
-    path = path / SAMPLES_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"--splits-from {config.splits_from}: there is no {SAMPLES_FILE}")
-    return load_samples(path).samples
+def _refuse_fold(config: PrepareConfig) -> None:
+    if config.data.fold is not None:
+        raise UserError(
+            "data.fold has no effect on `unet prepare`: --folds makes folds, `unet train --fold` "
+            "takes one"
+        )
 
 
-def _refuse_given_splits(config: PrepareConfig, found: Found) -> None:
-    """Raise `UserError` for options about splits where the data brings all of them."""
-    given = {pair.split for pair in found.pairs} - {None}
-    asked = config.data.model_fields_set
-    fixed = {"val_fraction": "val" in given, "test_fraction": "test" in given or len(given) > 1}
-    fixed["split_by"] = fixed["val_fraction"] and fixed["test_fraction"]
-    for name, flag in (("val_fraction", "--val"), ("test_fraction", "--test"),
-                       ("split_by", "--split-by")):  # fmt: skip
-        if name in asked and fixed[name]:
-            named = ", ".join(sorted(str(split) for split in given))
-            raise UserError(
-                f"{flag} has no effect: the data comes with its own splits ({named}); leave it "
-                "out, or name the folders of all images and masks"
-            )
-
-
-@contextlib.contextmanager
-def _folder_for(output: Path) -> Iterator[None]:
-    """Make the output folder, and remove it again where an error leaves it empty."""
-    existed = output.exists()
-    make_writable_folder(output)
-    try:
-        yield
-    except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):
-                output.rmdir()
-        raise
-
-
-def _tiled(found: Found, output: Path, config: PrepareConfig) -> Found:
+def _tiled(found: Found, source: Path, output: Path, config: PrepareConfig) -> Found:
+    """`found` in tiles, where its mask values make classes."""
     assert config.tile is not None
-    with progress_bar("cutting", total=len(found.pairs), unit="images") as bar:
+    options, total = index_options(config.data), len(found.pairs)
+    with progress_bar("reading masks", total=total, unit="images") as bar:
+        masks = scan_tile_masks(
+            found,
+            size=config.tile,
+            overlap=config.tile_overlap,
+            keep=values_to_keep(found, options),
+            on_progress=lambda done, _: bar.move_to(done, count=done),
+        )
+        check_values(masks, found, source=source, options=options)
+    with progress_bar("cutting", total=total, unit="images") as bar:
         tiled = cut_into_tiles(
             found,
             output,
@@ -393,4 +402,6 @@ def _examine(
         diagnosis = examine(
             found, source=source, name=name, options=options, store=store, on_progress=on_progress
         )
-        return with_edited_splits(diagnosis, options=options, store=store)
+    if config.splits_from and diagnosis.samples:
+        refuse_other_splits(config.splits_from, diagnosis.former, source)
+    return diagnosis

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from unet_pipeline import tracking
 from unet_pipeline.config import DataSettings, TrainConfig, dump_config
+from unet_pipeline.datasets.findings import name_five
 from unet_pipeline.datasets.loaders import read_sample
 from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.distributed import broadcast_object, gather_objects
+from unet_pipeline.errors import DatasetError
 from unet_pipeline.evaluation import pair
+from unet_pipeline.evaluation.augmentation_grid import augmentation_grid
 from unet_pipeline.inference import predict_image
 from unet_pipeline.models import Segmenter, save_model
 from unet_pipeline.runtime import choose_device, describe_machine
 from unet_pipeline.stages.assembly import decided
 from unet_pipeline.stages.building import Parts
 from unet_pipeline.training import run_folder as runs
-from unet_pipeline.training.checkpoints import save_state
-from unet_pipeline.training.engine import Limits, Position
+from unet_pipeline.training.checkpoints import load_state, save_state
+from unet_pipeline.training.position import Limits, Position
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +48,23 @@ class Reached:
     """What a run has reached; saved with its state.
 
     history: one row an epoch. best: the scores of the best one. since_best: validations since.
-    validated_step: the step that was validated last.
+    validated_step: the step that was validated last. num_val: how many images are, of those of the
+    split; None before the first time.
     panels: pictures of the panel made so far. seconds_to_end: what the last validation and saving
     are expected to take, of the budget.
+    divergences: how often the run went back after a loss that was not finite. lr_factor: what the
+    learning rate is multiplied by since.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     since_best: int = 0
     validated_step: int = -1
+    num_val: int | None = None
     panels: int = 0
     seconds_to_end: float = 1.0
+    divergences: int = 0
+    lr_factor: float = 1.0
 
 
 @dataclass
@@ -66,7 +77,25 @@ class Session:
     parts: Parts
     position: Position
     reached: Reached
-    track: tracking.Run
+    tracked: tracking.Run | None
+    """None in all processes but the main one, which tells of the run and writes its files."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.parts.world.is_main
+
+    @property
+    def track(self) -> tracking.Run:
+        """The run in MLflow, for the main process."""
+        assert self.tracked is not None
+        return self.tracked
+
+    @property
+    def evaluated(self) -> Segmenter:
+        """The model that is scored and saved: that of the averaged weights, where they are."""
+        average = self.parts.average
+        return self.parts.segmenter if average is None else cast(Segmenter, average.model)
 
 
 def progress(session: Session) -> float:
@@ -84,16 +113,22 @@ def progress(session: Session) -> float:
 
 
 def save_session(session: Session) -> None:
-    """Save all that `resume` needs."""
+    """Save all that `resume` needs. All processes call it together, the main one writes."""
     parts = session.parts
+    generators = gather_objects(torch.get_rng_state())
+    of_devices = gather_objects(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    if not session.is_main:
+        return
     save_state(
         session.folder,
         {
             "network": parts.segmenter.network.state_dict(),
+            "average": None if parts.average is None else parts.average.state(),
             "optimizer": parts.optimizer.state_dict(),
+            "schedule": parts.schedule.state_dict(),
             "scaler": parts.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng": generators,
+            "cuda_rng": of_devices,
             "position": session.position.state(),
             "reached": asdict(session.reached),
             "fingerprint": session.manifest.facts.fingerprint,
@@ -105,11 +140,16 @@ def save_session(session: Session) -> None:
 def restore_parts(parts: Parts, state: dict[str, Any]) -> None:
     """Put the parts back to where `save_session` saw them."""
     parts.segmenter.network.load_state_dict(state["network"])
+    if parts.average is not None:
+        parts.average.restore(state["average"])
     parts.optimizer.load_state_dict(state["optimizer"])
+    parts.schedule.load_state_dict(state["schedule"])
     parts.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"])
-    if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    rank = parts.world.rank % len(state["rng"])  # there may be more processes than there were
+    torch.set_rng_state(state["rng"][rank])
+    of_devices = state["cuda_rng"][rank]
+    if torch.cuda.is_available() and len(of_devices) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(of_devices)
     if state["num_threads"] != torch.get_num_threads():
         logger.warning(
             "the run began with %d threads and continues with %d: results may differ in the last "
@@ -117,6 +157,23 @@ def restore_parts(parts: Parts, state: dict[str, Any]) -> None:
             state["num_threads"],
             torch.get_num_threads(),
         )
+
+
+def go_back(session: Session) -> None:
+    """Return to the state on disk, from which the learning rate is half of what it was.
+
+    The clock goes on, and that the run diverged once more is saved.
+    """
+    former = session.reached
+    state = broadcast_object(load_state(session.folder) if session.is_main else {})
+    restore_parts(session.parts, state)
+    session.position.go_back_to(state["position"])
+    session.reached = replace(
+        Reached(**state["reached"]),
+        divergences=former.divergences + 1,
+        lr_factor=former.lr_factor / 2,
+    )
+    save_session(session)
 
 
 def write_model(session: Session, path: Path, row: dict[str, float]) -> None:
@@ -137,7 +194,7 @@ def write_model(session: Session, path: Path, row: dict[str, float]) -> None:
         "fingerprint": session.manifest.facts.fingerprint,
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
     }
-    save_model(path, session.parts.segmenter, facts=facts)
+    save_model(path, session.evaluated, facts=facts)
 
 
 def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) -> None:
@@ -147,12 +204,15 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
     spread = sorted({round(n * (len(samples) - 1) / (NUM_PANELS - 1)) for n in range(NUM_PANELS)})
     for number, place in enumerate(spread):
         sample = samples[place]
-        decoded = read_sample(
-            sample,
-            classes=facts.classes,
-            in_channels=facts.in_channels,
-            cache=session.parts.cache,
-        )
+        try:
+            decoded = read_sample(
+                sample,
+                classes=facts.classes,
+                in_channels=facts.in_channels,
+                cache=session.parts.cache,
+            )
+        except DatasetError:  # which is said, or the end, when it is validated on
+            continue
         prediction, _ = predict_image(
             segmenter,
             decoded.image,
@@ -163,6 +223,25 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
         picture = pair(decoded.image, decoded.mask, prediction, facts.classes)
         key = f"{group}/{number:02d}_{runs.slug(sample.sample_id)[-60:]}"
         session.track.log_image(key, picture, step=step)
+
+
+def log_augmentation(session: Session) -> None:
+    """Picture some training samples, and beside each what the first epochs make of it."""
+    loader, facts = session.parts.loader, session.manifest.facts
+    samples = loader.samples[:: max(1, len(loader.samples) // NUM_PANELS)][:NUM_PANELS]
+    rows = {}
+    for sample in samples:
+        with contextlib.suppress(DatasetError):  # which is said, or the end, when it is trained on
+            decoded = read_sample(
+                sample,
+                classes=facts.classes,
+                in_channels=facts.in_channels,
+                cache=session.parts.cache,
+            )
+            variants = (loader.varied(sample, decoded, epoch) for epoch in range(4))
+            rows[sample.sample_id] = [decoded, *variants]
+    picture = augmentation_grid(list(rows.values()), facts.classes, labels=list(rows))
+    session.track.log_image("augmentation", picture, step=0)
 
 
 def start_tracking(
@@ -210,10 +289,10 @@ def headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
     MLflow writes all params above every picture of a comparison: config.yaml has the rest.
     """
     shown = {"fold", "images", "masks", "ignore_values", "class_names", "values", "other"}
-    hidden = {"output": True, "data": set(DataSettings.model_fields) - shown}
+    hidden = {"recipe": True, "output": True, "data": set(DataSettings.model_fields) - shown}
     tree = config.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
     tree["data"] |= {"name": manifest.facts.name, "num_train": len(manifest.split("train"))}
-    return {
+    return {"recipe": config.recipe} | {
         f"{section}.{key}": value
         for section, settings in tree.items()
         for key, value in settings.items()
@@ -251,6 +330,14 @@ def say_what_next(session: Session) -> None:
         session.position.step,
         session.position.elapsed(),
     )
+    skipped = session.parts.loader.unreadable.counts
+    if skipped:
+        logger.warning(
+            "%d files could not be read and were skipped, %d times in all: %s",
+            len(skipped),
+            sum(skipped.values()),
+            name_five(list(skipped)),
+        )
     logger.info("evaluate: unet evaluate --model %s", folder)
     logger.info("predict:  unet predict IMAGES --model %s --output MASKS", folder)
     if track.ui_command:

@@ -23,7 +23,7 @@ from unet_pipeline.datasets.former import MADE_FOLDERS, Changes, Former, changes
 from unet_pipeline.datasets.index import complete
 from unet_pipeline.datasets.made import in_files, safe_name
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Sample
-from unet_pipeline.datasets.repair import write_repaired
+from unet_pipeline.datasets.repair import Repairs, write_repaired
 from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.files import LOCK_NAME, write_atomic
@@ -32,7 +32,12 @@ from unet_pipeline.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-BEYOND_REPAIR = ("mask-values", "mixed-channels", "mixed-depths")
+LAST = (SAMPLES_FILE, FACTS_FILE)
+"""What says that a folder is whole."""
+BEYOND_REPAIR = (
+    *("mask-values", "void-masks", "mixed-channels", "mixed-depths"),
+    *("absent-classes", "classes-absent-from-train"),
+)
 """Errors that leaving pairs out does not mend."""
 
 
@@ -60,10 +65,21 @@ class PreparedDataset:
         }
 
 
-def write_dataset(diagnosis: Diagnosis, output: Path) -> PreparedDataset:
-    """Write manifest and report, and masks and images that no file of the source holds."""
-    manifest = _complete(diagnosis, output)
-    _save(diagnosis, manifest, output)
+def with_files_in_place(result: PreparedDataset) -> PreparedDataset:
+    """`result` with the paths of its files where they are after they were moved."""
+    if result.exported is not None:
+        return result
+    manifest = replace(Manifest.load(result.folder), findings=result.manifest.findings)
+    return replace(result, manifest=manifest)
+
+
+def write_dataset(diagnosis: Diagnosis, output: Path, place: Path) -> PreparedDataset:
+    """Write manifest and report, and masks and images that no file of the source holds.
+
+    They are written to `place`, which is `output` or becomes it.
+    """
+    manifest = _complete(diagnosis, place)
+    _save(diagnosis, manifest, place, output)
     return PreparedDataset(output, manifest)
 
 
@@ -76,15 +92,18 @@ def _complete(diagnosis: Diagnosis, output: Path) -> Manifest:
         )
 
 
-def _save(diagnosis: Diagnosis, manifest: Manifest, folder: Path) -> None:
-    """Write the report and, last, the manifest: a folder with one is whole."""
+def _save(diagnosis: Diagnosis, manifest: Manifest, folder: Path, output: Path) -> None:
+    """Write the report and, last, the manifest: a folder with one is whole.
+
+    output: what `folder` is called in the end.
+    """
     from unet_pipeline.stages.picturing import report_page  # takes torch along, --check does not
 
     write_atomic(folder / REPORT_FILE, report_page(diagnosis, manifest))
     if hasattr(os, "sync"):
         os.sync()  # the many files of the dataset; the manifest says that they are there
     manifest.save(folder)
-    logger.info("report: %s", folder / REPORT_FILE)
+    logger.info("report: %s", output / REPORT_FILE)
 
 
 # ---- up to date ---------------------------------------------------------------------------------
@@ -98,7 +117,7 @@ def write_update(diagnosis: Diagnosis, former: Former, output: Path) -> Prepared
     samples.csv and dataset.yaml, which comes last, the samples are the new ones and the statistics
     those of before; another --update completes that.
     """
-    changes = changes_since(former, diagnosis.samples)
+    changes = changes_since(former, diagnosis)
     if changes.gone:
         logger.warning("gone from the source: %s", name_five(changes.gone))
     logger.info("%s", changes.sentence())
@@ -107,7 +126,7 @@ def write_update(diagnosis: Diagnosis, former: Former, output: Path) -> Prepared
     try:
         manifest = _complete(diagnosis, output)
         if not former.is_equal(manifest):
-            _save(diagnosis, manifest, output)
+            _save(diagnosis, manifest, output, output)
         else:
             logger.info("%s is up to date: nothing was written", output)
     finally:
@@ -180,39 +199,49 @@ def _remove_unnamed(paths: Sequence[Path], output: Path) -> None:
 # ---- other forms --------------------------------------------------------------------------------
 
 
-def write_export(name: str, diagnosis: Diagnosis, output: Path) -> PreparedDataset:
-    """Write the dataset in the format of others."""
+def write_export(name: str, diagnosis: Diagnosis, output: Path, place: Path) -> PreparedDataset:
+    """Write the dataset in the format of others to `place`, which becomes `output`."""
     with tempfile.TemporaryDirectory() as folder:  # for masks that are no files yet
         manifest = complete(diagnosis, output, Path(folder))
         with progress_bar("writing", total=len(manifest.samples), unit="samples") as bar:
             export(
                 name,
                 manifest,
-                output,
+                place,
                 on_progress=lambda done, _: bar.move_to(done, count=done),
             )
     return PreparedDataset(output, manifest, exported=name)
 
 
-def write_copy(diagnosis: Diagnosis, source: Path, output: Path) -> PreparedDataset:
-    """Write a repaired copy; where it is there already, byte for byte, nothing changes."""
+def write_copy(diagnosis: Diagnosis, source: Path, output: Path, place: Path) -> PreparedDataset:
+    """Write a repaired copy to `place`, which becomes `output`.
+
+    Where `output` holds it already, byte for byte, `place` is left empty.
+    """
     beyond = [f.sentence() for f in diagnosis.errors if f.code in BEYOND_REPAIR]
     if beyond or diagnosis.facts is None:
         reason = "; ".join(beyond) or "no usable pair of image and mask to train on"
         raise DatasetError(f"{source}: cannot be repaired by itself: {reason}")
     for finding in diagnosis.errors:
         logger.info("left out or mended: %s", finding.message)
-    if not Manifest.is_in(output):
-        return PreparedDataset(output, _repair(diagnosis, output))
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".fix-") as folder:
-        manifest = _repair(diagnosis, Path(folder))
-        if not _same_files(Path(folder), output):
+    repairs = _repair(diagnosis, place)
+    if Manifest.is_in(output):
+        repairs.manifest.save(place)
+        if not _same_files(place, output):
             refuse_prepared(output, may_update=False)
         logger.info("%s holds this repaired copy already: nothing to do", output)
-        return PreparedDataset(output, replace(manifest, root=output))
+        for entry in place.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    else:
+        for what, count in repairs.counts.items():
+            logger.info("%s: %d", what, count)
+        findings = repairs.manifest.findings
+        _save(replace(diagnosis, findings=findings), repairs.manifest, place, output)
+    return PreparedDataset(output, replace(repairs.manifest, root=output))
 
 
-def _repair(diagnosis: Diagnosis, folder: Path) -> Manifest:
+def _repair(diagnosis: Diagnosis, folder: Path) -> Repairs:
+    """The files of the copy in `folder`, but no manifest yet."""
     with tempfile.TemporaryDirectory() as scratch:
         manifest = complete(diagnosis, folder, Path(scratch))
         with progress_bar("writing", total=len(manifest.samples), unit="samples") as bar:
@@ -222,8 +251,6 @@ def _repair(diagnosis: Diagnosis, folder: Path) -> Manifest:
                 turned=diagnosis.turned,
                 on_progress=lambda done, _: bar.move_to(done, count=done),
             )
-    for what, count in repairs.counts.items():
-        logger.info("%s: %d", what, count)
     # What the source had wrong is no error of the copy
     findings = tuple(
         replace(f, severity="note", message=f"of the source: {f.message}", remedy="")
@@ -231,9 +258,7 @@ def _repair(diagnosis: Diagnosis, folder: Path) -> Manifest:
         else f
         for f in diagnosis.findings
     )
-    mended = replace(repairs.manifest, findings=findings)
-    _save(replace(diagnosis, findings=findings), mended, folder)
-    return mended
+    return replace(repairs, manifest=replace(repairs.manifest, findings=findings))
 
 
 def _same_files(one: Path, other: Path) -> bool:
@@ -258,6 +283,22 @@ def refuse_what_is_in_the_way(output: Path, *, fix: bool) -> None:
         if (output / name).exists() and not Manifest.is_in(output):
             what = f"a folder {name}" if name in MADE_FOLDERS else name
             raise UserError(f"{output} holds {what} already: choose another --output or remove it")
+
+
+def refuse_what_is_no_copy(output: Path) -> None:
+    """Raise `UserError` where `output` holds a dataset that no --fix can have written."""
+    if not Manifest.is_in(output):
+        return
+    samples, gone = load_samples(output / SAMPLES_FILE)
+    own = [output.resolve() / name for name in MADE_FOLDERS]
+    is_copy = (output / CLASS_FILES[0]).is_file() and all(
+        sample.mask is not None
+        and sample.image.is_relative_to(own[0])
+        and sample.mask.is_relative_to(own[1])
+        for sample in samples
+    )
+    if not is_copy or gone:
+        refuse_prepared(output, may_update=False)
 
 
 def not_there_yet(output: Path) -> list[Path]:

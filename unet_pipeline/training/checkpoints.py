@@ -22,7 +22,7 @@ from unet_pipeline.files import atomic_path
 STATE_NAMES = ("last.pt", "previous.pt")
 """State files of a run folder, newest first."""
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Of what a state holds; a run is resumed by the version that it was begun with."""
 
 logger = logging.getLogger(__name__)

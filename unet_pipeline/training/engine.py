@@ -1,92 +1,39 @@
-"""The optimization itself: one epoch of steps, and where in the run they stand."""
+"""The optimization itself: the steps of an epoch, each from a batch to new weights."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unet_pipeline.errors import DivergedError, UserError
+from unet_pipeline.distributed import num_processes
+from unet_pipeline.errors import DivergedError, ResourceError, UserError
+from unet_pipeline.runtime import is_out_of_memory
+from unet_pipeline.training.accumulation import backward_in_parts
+from unet_pipeline.training.ema import WeightAverage
+from unet_pipeline.training.losses.deep import Outputs
+from unet_pipeline.training.position import Position
 
 MAX_SKIPPED = 20
 """Steps in a row that float16 may lose to overflow: the scaler halves its scale at each."""
 
+READ_EVERY = 16
+"""Steps between two looks at the losses where they are on another device: a look waits for it."""
 
-@dataclass(frozen=True)
-class Limits:
-    """What ends a run: the first that is reached. None does not limit."""
-
-    epochs: int | None = None
-    max_steps: int | None = None
-    budget_seconds: float | None = None
-
-    def progress(self, *, epochs: float, steps: int, seconds: float) -> float:
-        """The fraction of the run that is done, in [0, 1]: of the limit that is nearest.
-
-        Schedules are functions of it, so that warm-up and decay complete whatever ends the run.
-        """
-        fractions = [0.0]
-        if self.epochs is not None:
-            fractions.append(epochs / self.epochs)
-        if self.max_steps is not None:
-            fractions.append(steps / self.max_steps)
-        if self.budget_seconds is not None:
-            fractions.append(seconds / self.budget_seconds)
-        return min(1.0, max(fractions))
-
-
-@dataclass
-class Position:
-    """Where a run stands. Everything here is saved and comes back on resume.
-
-    epoch: the epoch in progress, from 0; batch: batches of it that are done; step: optimizer steps
-    of the run; loss_sum and samples: of the epoch in progress; seconds: wall clock of the run.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    samples: int = 0
-    seconds: float = 0.0
-    _started: float = field(default_factory=time.monotonic, repr=False)
-
-    def elapsed(self) -> float:
-        """Seconds of wall clock that the run has taken, over all its sessions."""
-        return self.seconds + time.monotonic() - self._started
-
-    def state(self) -> dict[str, Any]:
-        """Plain numbers for the checkpoint."""
-        numbers = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return numbers | {"seconds": self.elapsed()}
-
-    @property
-    def epoch_number(self) -> int:
-        """The epoch that was trained last, from 1, whole or in part; 0 before the first step."""
-        return self.epoch + (1 if self.batch else 0)
-
-    def end_epoch(self) -> tuple[float, int]:
-        """Close the epoch in progress: its mean loss over samples, and their number."""
-        mean, samples = self.mean_loss, self.samples
-        self.epoch, self.batch, self.loss_sum, self.samples = self.epoch + 1, 0, 0.0, 0
-        return mean, samples
-
-    @property
-    def mean_loss(self) -> float:
-        """Of the epoch in progress, over its samples so far."""
-        return self.loss_sum / max(1, self.samples)
+logger = logging.getLogger(__name__)
 
 
 def train_steps(
     model: nn.Module,
     loader: Iterable[Sequence[Any]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Any, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     position: Position,
     *,
@@ -94,24 +41,36 @@ def train_steps(
     autocast_dtype: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     grad_clip: float = 0.0,
+    average: WeightAverage | None = None,
+    batch_sizes: Callable[[int], int] | None = None,
     names: Sequence[str] = (),
-    watch: Callable[[Tensor, Tensor], None] = lambda logits, targets: None,
+    watch: Callable[[Outputs, Tensor], None] = lambda logits, targets: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Take a step for each batch of `loader`, until it ends or there is no learning rate.
 
-    loader: yields (inputs, targets, sample numbers, points), of which the last two may be missing;
-    all go to the model's device, whole numbers as int64. Points go to the model beside the inputs
-    (see `PatchNetwork`); a batch without samples is passed over.
+    loader: yields (inputs, targets, sample numbers, points, ...), of which all but the first two
+    may be missing; all go to the model's device, whole numbers as int64. Points go to the model
+    beside the inputs (see `PatchNetwork`); a batch without samples is passed over.
     learning_rate: asked before each step, and a rate of None ends the steps; without it the
-    optimizer keeps its own. watch: shown the logits and targets of every batch.
-    `position` is moved on after every step, so what it says can be saved at any time.
-    Raises `DivergedError`, before the weights are touched, for a loss or gradient that is not
-    finite; it names the samples of the batch (`names` by sample number).
+    optimizer keeps its own. A parameter group with an `lr_factor` gets that multiple.
+    average: takes in the weights after each step.
+    batch_sizes: samples of batch number b of the epoch in all processes together, where this one
+    has a part of each. watch: shown logits and targets of every batch.
+    after_step: called whenever `position` is up to date: after every step on a CPU, after some of
+    them elsewhere, where the next steps need not wait for the losses. It can be saved then.
+    A batch that memory does not suffice for goes through the network in parts from then on, with
+    the same gradient (see `accumulation`); `position.micro_batch` says how large they are.
+    Raises `DivergedError` for a loss or gradient that is not finite; it names the samples of the
+    batch (`names` by sample number). On a CPU no weight is touched then.
     """
     device = next(model.parameters()).device
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
-    skipped = 0
+    losses = _Losses(device, position, names, max_skipped=MAX_SKIPPED * scaler.is_enabled())
+
+    def autocast() -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
+
     model.train()
     for inputs, targets, *rest in loader:
         if not len(inputs):
@@ -119,35 +78,157 @@ def train_steps(
         if learning_rate is not None:
             rate = learning_rate()
             if rate is None:
-                return
+                break
             for group in optimizer.param_groups:
-                group["lr"] = rate
-        inputs = inputs.to(device, non_blocking=True)
+                group["lr"] = rate * group.get("lr_factor", 1.0)
+        arguments = [inputs.to(device, non_blocking=True), *points_of(rest, device)]
         targets = as_targets(targets.to(device, non_blocking=True))
-        with (
-            torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None),
-            _single_value_errors(),
-        ):
-            logits = model(inputs, *points_of(rest, device))
+        with _single_value_errors():
+            logits, value = _backward(
+                model,
+                loss,
+                arguments,
+                targets,
+                optimizer=optimizer,
+                scaler=scaler,
+                position=position,
+                autocast=autocast,
+            )
         watch(logits, targets)
-        value = loss(logits, targets)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-        mean = value.item()
-        # With float16 an overflowing gradient is the scaler's business: it skips the step
-        skipped = 0 if math.isfinite(norm.item()) else skipped + 1
-        if not math.isfinite(mean) or skipped > (MAX_SKIPPED if scaler.is_enabled() else 0):
-            rate = optimizer.param_groups[0]["lr"]
-            raise DivergedError(_describe(mean, norm.item(), rate, position, rest, names))
+        size = batch_sizes(position.batch) if batch_sizes is not None else len(inputs)
+        losses.add(value, norm, size, rest, optimizer.param_groups[0]["lr"])
+        if device.type == "cpu":
+            losses.read()  # costs nothing here, and keeps the weights from a bad step
         scaler.step(optimizer)
         scaler.update()
+        if average is not None:
+            average.update(model)
         position.step += 1
         position.batch += 1
-        position.samples += len(inputs)
-        position.loss_sum += mean * len(inputs)
+        position.samples += size
+        if losses.are_read or losses.waiting >= READ_EVERY:
+            losses.read()
+            after_step()
+    if not losses.are_read:
+        losses.read()
         after_step()
+
+
+def _backward(
+    model: nn.Module,
+    loss: Callable[[Any, Tensor], Tensor],
+    inputs: Sequence[Tensor],
+    targets: Tensor,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    position: Position,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Outputs, Tensor]:
+    """Logits and loss of a batch, its gradient in the parameters; in as many parts as it takes."""
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        size = min(position.micro_batch or len(targets), len(targets))
+        compute = _backward_at_once if size == len(targets) else backward_in_parts
+        try:
+            return compute(
+                model, loss, inputs, targets, size=size, scale=scaler.scale, autocast=autocast
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise ResourceError(
+                    "out of memory with a single sample: use a smaller --image-size or model"
+                ) from error
+            if num_processes() > 1:  # the others wait in the middle of the same step
+                raise ResourceError(
+                    f"out of memory with {size} samples in one of several processes: use --set "
+                    f"training.micro_batch={math.ceil(size / 2)}, which gives the same gradient"
+                ) from error
+        # Here, where the error no longer holds on to what filled the memory
+        position.micro_batch = math.ceil(size / 2)
+        logger.warning(
+            "out of memory with %d samples: from here on they go through the network %d at a "
+            "time, with the same gradient",
+            size,
+            position.micro_batch,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _backward_at_once(
+    model: nn.Module,
+    loss: Callable[[Any, Tensor], Tensor],
+    inputs: Sequence[Tensor],
+    targets: Tensor,
+    *,
+    size: int,
+    scale: Callable[[Tensor], Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Outputs, Tensor]:
+    """`backward_in_parts` where there is one part, of `size` samples."""
+    with autocast():
+        logits = model(*inputs)
+    value = loss(logits, targets)
+    scale(value).backward()  # type: ignore[no-untyped-call]
+    return logits, value.detach()
+
+
+class _Losses:
+    """Losses, summed where they are computed, and the first step at which one was not finite."""
+
+    def __init__(
+        self, device: torch.device, position: Position, names: Sequence[str], *, max_skipped: int
+    ) -> None:
+        self.position = position
+        self.names = names
+        self.max_skipped = max_skipped
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
+        self.sum = torch.zeros((), dtype=dtype, device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.steps: deque[tuple[Tensor, Tensor, Tensor, str, str]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Steps that were not looked at."""
+        return len(self.steps)
+
+    @property
+    def are_read(self) -> bool:
+        return not self.steps
+
+    def add(self, value: Tensor, norm: Tensor, size: int, rest: Sequence[Any], rate: float) -> None:
+        """Take in a step; nothing waits for the device."""
+        # With float16 an overflowing gradient is the scaler's business: it skips the step
+        self.skipped = torch.where(norm.isfinite(), 0, self.skipped + 1)
+        bad = ~value.isfinite() | (self.skipped > self.max_skipped)
+        self.sum = self.sum + value.to(self.sum.dtype) * size
+        numbers = [int(number) for number in rest[0]] if rest else []
+        samples = ", ".join(self.names[n] for n in numbers if 0 <= n < len(self.names)) or "unknown"
+        place = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+        self.steps.append((bad, value, norm, place, f"learning rate {rate:.3g}, samples {samples}"))
+
+    def read(self) -> None:
+        """Wait for all steps so far, and move their losses into the position.
+
+        Raises `DivergedError` for the first that was not finite.
+        """
+        if self.are_read:
+            return
+        flags = torch.stack([bad for bad, *_ in self.steps]).tolist()
+        if any(flags):
+            _, value, norm, place, circumstances = self.steps[flags.index(True)]
+            raise DivergedError(
+                f"training diverged in {place}: loss {value.item()}, gradient norm {norm.item()}, "
+                f"{circumstances}; lower --lr, or try --amp off"
+            )
+        self.position.loss_sum += self.sum.item()
+        self.sum.zero_()
+        self.steps.clear()
 
 
 def as_targets(targets: Tensor) -> Tensor:
@@ -157,7 +238,7 @@ def as_targets(targets: Tensor) -> Tensor:
 
 def points_of(rest: Sequence[Any], device: torch.device) -> list[Tensor]:
     """What goes to the model beside the inputs: the points of a batch that has any."""
-    return [part.to(device, non_blocking=True) for part in rest[1:] if part is not None]
+    return [part.to(device, non_blocking=True) for part in rest[1:2] if part is not None]
 
 
 @contextlib.contextmanager
@@ -172,20 +253,3 @@ def _single_value_errors() -> Iterator[None]:
             "batch normalisation needs more than one value a channel: use a larger --batch-size or "
             "--image-size, or a network with --set model.norm=group"
         ) from error
-
-
-def _describe(
-    loss: float,
-    norm: float,
-    rate: float,
-    position: Position,
-    rest: Sequence[Any],
-    names: Sequence[str],
-) -> str:
-    numbers = [int(number) for number in rest[0]] if rest else []
-    samples = ", ".join(names[n] for n in numbers if n < len(names)) or "unknown"
-    return (
-        f"training diverged in epoch {position.epoch + 1}, step {position.step + 1}: loss {loss}, "
-        f"gradient norm {norm}, learning rate {rate:.3g}, samples {samples}; "
-        "lower --lr, or try --amp off"
-    )

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.errors import UserError
 from unet_pipeline.runtime import evaluation_mode, keeping_modes
-from unet_pipeline.training.engine import Position, as_targets, points_of, train_steps
+from unet_pipeline.training.engine import as_targets, points_of, train_steps
+from unet_pipeline.training.losses.deep import Outputs, full_logits
+from unet_pipeline.training.position import Position
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,7 +45,8 @@ class _Hits:
         self.ignore_index = ignore_index
         self.hits = self.total = 0
 
-    def add(self, logits: Tensor, targets: Tensor) -> None:
+    def add(self, outputs: Outputs, targets: Tensor) -> None:
+        logits = full_logits(outputs)
         if targets.is_floating_point() or logits.ndim != targets.ndim + 1:
             return  # no class indices: a regression has no hits
         void = self.ignore_index

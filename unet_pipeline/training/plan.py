@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,21 @@ from unet_pipeline.errors import UserError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+Measure = Callable[[dict[str, Any], Size, int], float]
+"""Seconds that a step takes: of a network with these options, on a batch of so many crops."""
+
+WANTED_STEPS = 1000
+"""Below it a wider network has seen too little: see docs/log.md, "what a budget buys"."""
+
+PATIENCE_SECONDS = 3600.0
+"""What a training without a budget may take."""
+
+_USED = 0.8
+"""The share of a budget that is spent on steps; the rest goes into validation and saving."""
+
+_WIDTHS = {"cpu": (16, 24, 32), "cuda": (32, 48, 64), "mps": (32, 48, 64)}
+_COSTS = {16: 1.0, 24: 1.8, 32: 2.8, 48: 5.6, 64: 9.5}  # of a step: scripts/bench_width.py
 
 _NUM_PIXELS = (256, "patches a crop, not all: neighbouring ones are almost the same")
 _NO_BALANCE = (0.0, "patches as classes occur: the loss weighs the classes already")
@@ -28,6 +43,7 @@ class Plan:
     window: int
     num_pixels: int | None
     balance: float | None
+    class_balance: float
     model_options: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -44,6 +60,7 @@ class Plan:
             "window": self.window,
             "num_pixels": self.num_pixels,
             "balance": self.balance,
+            "class_balance": self.class_balance,
         }
         return {name: values[name] for name in self.reasons}
 
@@ -56,12 +73,16 @@ def make_plan(
     num_cores: int,
     cached: bool,
     budget_seconds: float | None,
+    num_steps: Callable[[int], float | None],
+    object_area: float | None = None,
+    measure: Measure | None = None,
     model: str,
     model_options: dict[str, Any],
     by_patches: bool = False,
     num_pixels: int | None = None,
     balance: float | None = None,
     loss_balances: bool = False,
+    class_balance: float | None = None,
     image_size: int | Size | None = None,
     batch_size: int | None = None,
     val_every: int | None = None,
@@ -71,6 +92,9 @@ def make_plan(
     """A `Plan` for training on images of these sizes (height, width); what is given stands.
 
     cached: whether the decoded images fit in memory, so that loading costs little.
+    num_steps: batch size -> the steps that epochs or max_steps allow, None where a budget ends all.
+    object_area: mean pixels of an object of the class whose objects are the smallest, if known.
+    measure: how long a step takes here; None where there is no time to find out.
     by_patches: the network classifies patches, so it can learn from a few pixels of each image.
     loss_balances: the loss weighs classes by how rare they are.
     Raises `UserError` for pixels or balance given to any other network.
@@ -95,6 +119,7 @@ def make_plan(
         image_size = (image_size, image_size)
     limit = 512 if device_type == "cuda" or num_pixels else 256
     size = decide("image_size", image_size, _image_size(train_sizes, limit))
+    crops = decide("class_balance", class_balance, _class_balance(train_sizes, size))
     batch = decide("batch_size", batch_size, _batch_size(len(train_sizes), size, device_type))
     every = decide(
         "val_every",
@@ -105,12 +130,30 @@ def make_plan(
     side = decide("window", window, (768, "larger images are predicted in windows of this side"))
     options = dict(model_options)
     if model == "unet":
+        options["stem"] = decide(
+            "stem", options.get("stem"), _stem(device_type, size, object_area, options)
+        )
+        allowed = num_steps(batch)
+        if budget_seconds is None:
+            seconds, wanted = PATIENCE_SECONDS, allowed or WANTED_STEPS
+        else:
+            seconds, wanted = _USED * budget_seconds, min(allowed or WANTED_STEPS, WANTED_STEPS)
+
+        def seconds_of(width: int) -> float:
+            assert measure is not None
+            return measure(options | {"base_channels": width}, size, batch)
+
         options["base_channels"] = decide(
             "base_channels",
             options.get("base_channels"),
-            _base_channels(device_type, budget_seconds),
+            _width(
+                device_type,
+                None if measure is None or "base_channels" in options else seconds_of,
+                seconds=seconds,
+                wanted=wanted,
+            ),
         )
-    return Plan(size, batch, every, processes, side, num_pixels, balance, options, reasons)
+    return Plan(size, batch, every, processes, side, num_pixels, balance, crops, options, reasons)
 
 
 def _image_size(sizes: Sequence[Size], limit: int) -> tuple[Size, str]:
@@ -121,6 +164,14 @@ def _image_size(sizes: Sequence[Size], limit: int) -> tuple[Size, str]:
     if max(medians) > limit:
         return (height, width), f"crops: the images are larger than {limit} pixels"
     return (height, width), "the median size of the images, in steps of 16"
+
+
+def _class_balance(sizes: Sequence[Size], crop: Size) -> tuple[float, str]:
+    cut = sum(height > crop[0] or width > crop[1] for height, width in sizes)
+    if 2 * cut < len(sizes):
+        return 0.0, "crops lie anywhere: most show whole images"
+    # The share of nnU-Net (Isensee et al. 2021)
+    return 0.33, "a third of the crops show a class drawn from all alike"
 
 
 def _batch_size(num_train: int, crop: Size, device_type: str) -> tuple[int, str]:
@@ -146,10 +197,39 @@ def _workers(device_type: str, num_cores: int, cached: bool) -> tuple[int, str]:
     return max(1, min(8, num_cores - 1)), f"{num_cores} cores"
 
 
-def _base_channels(device_type: str, budget_seconds: float | None) -> tuple[int, str]:
+def _stem(
+    device_type: str, crop: Size, object_area: float | None, options: dict[str, Any]
+) -> tuple[int, str]:
     if device_type != "cpu":
-        return 64, "the paper's width"
-    # A step of width 32 takes 2.8 times as long as one of 16 (bf16: scripts/bench_width.py)
-    if budget_seconds is not None and budget_seconds >= 1800:
-        return 32, "half the paper's width: there is time for it on a CPU"
-    return 16, "a quarter of the paper's width: 2.8 times the steps of half of it"
+        return 1, "none: a GPU has the time for every pixel"
+    if min(crop) < 128:
+        return 1, "none: the crops are small"
+    if options.get("depth", 4) < 2:
+        return 1, "none: the network is shallow"
+    # The logits are unfolded again, so that only what is smaller than two squares is in danger
+    if object_area is not None and object_area < 2 * 2**2:
+        return 1, f"none: some objects have {object_area:.0f} pixels"
+    return 2, "2x2 pixels folded into channels: about three times as many steps on a CPU"
+
+
+def _width(
+    device_type: str,
+    measure: Callable[[int], float] | None,
+    *,
+    seconds: float,
+    wanted: float,
+) -> tuple[int, str]:
+    """The widest network that takes `wanted` steps in so many seconds, by a measured step."""
+    widths = _WIDTHS[device_type]
+    if measure is None:
+        if device_type == "cpu":
+            return widths[0], "a quarter of the paper's width: there is no time to try others"
+        return widths[-1], "the paper's width"
+    narrow = measure(widths[0])
+    for width in reversed(widths):
+        if seconds / (narrow * _COSTS[width] / _COSTS[widths[0]]) < wanted:
+            continue
+        taken = narrow if width == widths[0] else measure(width)
+        if seconds / taken >= wanted:
+            return width, f"{seconds / taken:.0f} steps of {1000 * taken:.0f} ms are possible"
+    return widths[0], f"the narrowest: {seconds / narrow:.0f} steps of {1000 * narrow:.0f} ms"

@@ -11,6 +11,17 @@ from unet_pipeline.datasets.formats.contract import Found, list_tree
 from unet_pipeline.datasets.images import read_mask
 from unet_pipeline.errors import DatasetError, UserError
 
+# Name, label id and colour in the order of the train ids, as published (labels.py)
+PUBLISHED = [
+    ("road", 7, (128, 64, 128)), ("sidewalk", 8, (244, 35, 232)), ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)), ("fence", 13, (190, 153, 153)), ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)), ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)), ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)), ("person", 24, (220, 20, 60)), ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)), ("truck", 27, (0, 0, 70)), ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)), ("motorcycle", 32, (0, 0, 230)), ("bicycle", 33, (119, 11, 32)),
+]  # fmt: skip
+
 
 def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,12 +87,8 @@ def test_nineteen_classes_count_and_all_other_labels_are_void(tmp_path: Path) ->
     assert listed.values is not None
     assert listed.colors is not None
     assert len(listed.names) == len(listed.values) == len(listed.colors) == 19
-    # spot checks of the published table
-    row = dict(zip(listed.names, zip(listed.values, listed.colors, strict=True), strict=True))
-    assert row["road"] == (7, (128, 64, 128))
-    assert row["pole"] == (17, (153, 153, 153))
-    assert row["person"] == (24, (220, 20, 60))
-    assert row["bicycle"] == (33, (119, 11, 32))
+    rows_of_table = zip(listed.names, listed.values, listed.colors, strict=True)
+    assert list(rows_of_table) == PUBLISHED
     assert not set(listed.values) & set(found.ignore_values)
     assert {*listed.values, *found.ignore_values} == {*range(34), 255}
     assert isinstance(found.pairs[0].mask, Path)
@@ -172,3 +179,14 @@ def test_other_folders_are_not_recognised(tmp_path: Path) -> None:
     frame(tmp_path, "train", "aachen_000000_000019")
     with pytest.raises(UserError, match="without --images"):
         FORMAT.read(list_tree(tmp_path), None, "gtFine")
+
+
+def test_a_frame_in_several_splits_has_an_id_in_each(tmp_path: Path) -> None:
+    frame(tmp_path, "train", "aachen_000000_000019")
+    frame(tmp_path, "train", "aachen_000001_000019")
+    frame(tmp_path, "val", "aachen_000000_000019")
+    assert rows(read(tmp_path)) == [
+        ("train/aachen_000000_000019", "train", "aachen"),
+        ("val/aachen_000000_000019", "val", "aachen"),
+        ("train/aachen_000001_000019", "train", "aachen"),
+    ]

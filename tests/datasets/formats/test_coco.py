@@ -904,3 +904,16 @@ def test_fruits_agree_with_the_masks_made_of_other_files(real_data: RealData) ->
 def test_other_data_is_not_recognised(real_data: RealData, name: str) -> None:
     folder, *rest = name.split("/")
     assert coco.recognise(list_tree(real_data(folder).joinpath(*rest))) is None
+
+
+def test_folders_of_one_split_do_not_give_two_images_one_id(tmp_path: Path) -> None:
+    names = ("train/a.png", "train2017/a.png")
+    pictures(tmp_path, *names)
+    write(
+        tmp_path / "instances_train.json",
+        annotation([square(2, 2, 5)]),
+        annotation([square(2, 2, 5)], image=2),
+        images=names,
+    )
+    ids = {pair.sample_id for pair in read(tmp_path).pairs}
+    assert ids == {"train/a.png", "train2017/a.png"}

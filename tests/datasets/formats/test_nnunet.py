@@ -318,3 +318,16 @@ def test_other_folders_are_not_recognised(tmp_path: Path) -> None:
     assert FORMAT.recognise(list_tree(tmp_path)) is None
     with pytest.raises(DatasetError, match=r"no dataset\.json beside"):
         read(tmp_path)
+
+
+def test_a_case_in_both_splits_of_a_fold_is_an_error_as_in_the_lists_of_others(
+    tmp_path: Path,
+) -> None:
+    facts(tmp_path)
+    for name in ("a", "b", "c"):
+        case(tmp_path, name)
+    folds = [{"train": ["a", "b"], "val": ["a", "c"]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    found = read(tmp_path)
+    assert codes(found) == [("in-several-splits", "error", 1)]
+    assert found.findings[0].examples == ("a",)

@@ -3,7 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from unet_pipeline.datasets.formats.contract import Pair
-from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
+from unet_pipeline.datasets.formats.pairs import (
+    about_splits,
+    in_splits,
+    with_ids_of_their_own,
+)
 from unet_pipeline.datasets.manifest import Split
 
 
@@ -23,3 +27,13 @@ def test_pairs_outside_the_splits_of_others_are_left_out() -> None:
     assert in_splits([inside, loose]) == ([inside], ["left out: 1 pair in no split (b)"])
     assert in_splits([loose]) == ([loose], [])
     assert in_splits([inside]) == ([inside], [])
+
+
+def test_a_sample_id_that_several_pairs_share_is_an_error() -> None:
+    first, other = pair("a", "train"), pair("b", None)
+    second = Pair("a", Path("x"), Path("y"), "val")
+    kept, (finding,) = with_ids_of_their_own([first, second, other])
+    assert kept == (first, other)
+    assert (finding.code, finding.severity, finding.count) == ("repeated-ids", "error", 1)
+    assert finding.examples == ("a: a and x",)
+    assert with_ids_of_their_own([first, other]) == ((first, other), ())

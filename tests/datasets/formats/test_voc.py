@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unet_pipeline.datasets.formats.contract import Found, list_tree
-from unet_pipeline.datasets.formats.voc import CLASSES, FORMAT
+from unet_pipeline.datasets.formats.voc import FORMAT
 from unet_pipeline.errors import DatasetError, UserError
 
 # The first colours of the palette of Pascal VOC, as published, and that of its void
@@ -17,6 +17,12 @@ PUBLISHED = [
     *[(64, 0, 128), (192, 0, 128), (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0)],
     *[(0, 192, 0), (128, 192, 0), (0, 64, 128)],
 ]
+# Its classes, as published, by their mask values
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
 PALETTE = PUBLISHED + [(7, 7, 7)] * (255 - len(PUBLISHED)) + [(224, 224, 192)]
 
 
@@ -94,7 +100,6 @@ def test_masks_of_voc_have_its_classes_and_its_void(tmp_path: Path) -> None:
     assert found.class_list.names == CLASSES
     assert found.class_list.values == tuple(range(21))
     assert found.class_list.colors == tuple(PUBLISHED)
-    assert (CLASSES[0], CLASSES[15], CLASSES[20]) == ("background", "person", "tvmonitor")
     assert found.ignore_values == (255,)
 
 

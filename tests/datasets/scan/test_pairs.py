@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.datasets.scan.cases import read_all, write_pairs
+from tests.datasets.scan.cases import one, read_all, write_pairs
 from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.images import decode_image, decode_mask
-from unet_pipeline.datasets.scan import BadPair, PairScan, scan_pair
+from unet_pipeline.datasets.scan import BadPair, PairScan, content, scan_pair
 from unet_pipeline.datasets.scan import pairs as pairs_module
 from unet_pipeline.datasets.scan.workers import Workers
 from unet_pipeline.errors import DatasetError
@@ -94,6 +94,30 @@ def test_what_is_made_is_scanned_and_remembered(tmp_path: Path, monkeypatch: Any
     assert bad.reasons == ("y.json: cannot be drawn",)
     monkeypatch.setattr(Drawn, "pixels", lambda self: pytest.fail("was drawn again"))
     assert read_all(pairs[:1], tmp_path / "cache") == [first]
+
+
+def test_what_is_made_is_remembered_where_values_are_to_be_kept(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    pairs = [Pair("a", write_pairs(tmp_path, 1)[0].image, Drawn("x.json", 2))]
+    first = read_all(pairs, tmp_path / "cache", keep=[255])
+    monkeypatch.setattr(Drawn, "pixels", lambda self: pytest.fail("was drawn again"))
+    assert read_all(pairs, tmp_path / "cache", keep=[255]) == first
+
+
+def test_what_is_made_by_other_rules_is_made_again(tmp_path: Path, monkeypatch: Any) -> None:
+    pairs = [Pair("a", write_pairs(tmp_path, 1)[0].image, Drawn("x.json", 2))]
+    (first,) = read_all(pairs, tmp_path / "cache")
+    monkeypatch.setattr(Drawn, "pixels", lambda self: np.full((4, 5), 3, np.uint8))
+    assert read_all(pairs, tmp_path / "cache") == [first]
+    monkeypatch.setattr(content, "MADE_RULES", "2")
+    (second,) = read_all(pairs, tmp_path / "cache")
+    assert isinstance(first, PairScan)
+    assert isinstance(second, PairScan)
+    assert second.mask.counts == {3: 20}
+    assert second.image.key == first.image.key
+    (plain,) = write_pairs(tmp_path, 1)
+    assert one(plain).content == content.content_digest(one(plain).image.key, one(plain).mask.key)
 
 
 # ---- real data ----------------------------------------------------------------------------------

@@ -129,6 +129,30 @@ def test_a_copy_elsewhere_is_not_decoded(tmp_path: Path, reads: dict[str, list[s
     assert [s.image for s in second] == [s.image for s in first]
 
 
+def test_a_copy_is_not_decoded_where_values_are_to_be_kept(tmp_path: Path, reads: Any) -> None:
+    pairs = write_pairs(tmp_path / "data")
+    first = read_all(pairs, tmp_path / "cache", keep=[255])
+    for name in ("0_mask.png", "1.png"):
+        (tmp_path / "data" / name).touch()
+    reads["decoded"].clear()
+    assert read_all(pairs, tmp_path / "cache", keep=[255]) == first
+    assert read_all(pairs, tmp_path / "cache", keep=[7]) == first
+    assert reads["decoded"] == []
+
+
+def test_masks_of_too_many_values_are_not_opened_again(tmp_path: Path, reads: Any) -> None:
+    pairs = write_pairs(tmp_path / "data", 1)
+    path = tmp_path / "data" / "0_mask.png"
+    path.write_bytes(encode_png(np.resize(np.arange(600, dtype=np.uint16), (24, 30))))
+    os.utime(path, (1e9, 1e9))
+    first = read_all(pairs, tmp_path / "cache", keep=[599])
+    reads["opened"].clear()
+    assert read_all(pairs, tmp_path / "cache", keep=[599]) == first
+    assert reads["opened"] == []
+    read_all(pairs, tmp_path / "cache", keep=[598])
+    assert reads["opened"] == ["0_mask.png"]
+
+
 def test_a_link_to_a_folder_is_the_folder(tmp_path: Path, reads: dict[str, list[str]]) -> None:
     pairs = write_pairs(tmp_path / "data", 1)
     read_all(pairs, tmp_path / "cache")

@@ -23,7 +23,9 @@ from unet_pipeline.datasets.formats import (
     yolo,
 )
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree, list_tree
+from unet_pipeline.datasets.formats.damaged import damaged_annotations
 from unet_pipeline.datasets.formats.layout import agree, counted
+from unet_pipeline.datasets.formats.pairs import with_ids_of_their_own
 from unet_pipeline.datasets.images import MASK_EXTENSIONS
 from unet_pipeline.errors import DatasetError, UserError
 
@@ -57,23 +59,37 @@ def find_pairs(
     `DatasetError` where several formats recognise the source, and where the one finds no pairs.
     """
     tree = list_tree(source)
+    is_asked = format_name != "auto" or masks is not None
     if format_name == "auto":
         format_name, reason = _recognise(tree, by_folders=masks is not None)
     else:
         entry = lookup(FORMATS, format_name, kind="format")
         reason = entry.recognise(tree) or ""
+    damaged: tuple[Finding, ...] = ()
     try:
         found = FORMATS[format_name].read(tree, images, masks)
     except DatasetError as error:
-        if reason:
+        if (reason and is_asked) or (format_name != "plain" and not is_asked):
             raise
-        raise DatasetError(f"{error}{_recognised_by(tree)}") from error
+        damaged = tuple(damaged_annotations(tree, lone=True))
+        if not damaged and reason:
+            raise
+        if not damaged:
+            raise DatasetError(f"{error}{_recognised_by(tree)}") from error
+        found, reason = Found((), "nothing that can be read"), reason or "named by --format"
+    else:
+        if format_name == "plain" and not is_asked:
+            damaged = tuple(damaged_annotations(tree, lone=False))
+    found = replace(found, findings=(*found.findings, *damaged))
     reason = reason or "named by --format"
     if not found.pairs and not any(f.severity == "error" for f in found.findings):
         raise DatasetError(f"{source}: no pair of image and mask; {found.sentence}")
-    findings = (*found.findings, *_passed_over(tree, found))
+    pairs, repeated = with_ids_of_their_own(found.pairs)
     return replace(
-        found, sentence=f"format {format_name} ({reason}): {found.sentence}", findings=findings
+        found,
+        pairs=pairs,
+        sentence=f"format {format_name} ({reason}): {found.sentence}",
+        findings=(*found.findings, *repeated, *_passed_over(tree, found)),
     )
 
 
@@ -91,6 +107,8 @@ def _recognise(tree: Tree, *, by_folders: bool) -> tuple[str, str]:
     if reasons:
         return next(iter(reasons.items()))
     if tree.only:
+        for finding in damaged_annotations(tree, lone=True):
+            raise DatasetError(f"{tree.root / finding.examples[0]}; {finding.remedy}")
         raise UserError(
             f"{tree.root / tree.only}: is a file, and no annotation file of a known format; name "
             "its format with --format, or give the folder (all: unet list formats)"

@@ -120,10 +120,15 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
 def _pairs(
     tree: Tree, image_of: dict[tuple[str, str], _File], mask_of: dict[tuple[str, str], _File]
 ) -> tuple[Pair, ...]:
-    """The frames that have both, in natural order; the city is the group."""
+    """The frames that have both, in natural order; the city is the group.
+
+    Where a frame is in several parts, the ids of all begin with their part.
+    """
+    frames = Counter(frame for part, frame in image_of if (part, frame) in mask_of)
+    repeated = any(count > 1 for count in frames.values())
     return tuple(
         Pair(
-            frame,
+            f"{part}/{frame}" if repeated and part else frame,
             tree.path(image_of[part, frame].path),
             tree.path(mask_of[part, frame].path),
             _SPLITS.get(part),

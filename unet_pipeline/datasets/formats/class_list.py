@@ -17,12 +17,14 @@ class ClassList:
     """Names of classes as somebody wrote them down, with their mask values or in their order.
 
     colors: how the data set itself shows each class, where it says so.
+    snap: values that are not listed count as the nearest one that is.
     """
 
     source: str
     names: tuple[str, ...]
     values: tuple[MaskValue, ...] | None = None
     colors: tuple[Color, ...] | None = None
+    snap: bool = False
 
 
 def read_class_list(folder: Path) -> ClassList | None:

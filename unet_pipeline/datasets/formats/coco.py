@@ -58,6 +58,12 @@ _KINDS = SHAPE_KINDS | {
         "of an image that the file does not list, left out",
         "list the image, or remove them",
     ),
+    "repeated-annotations": Kind(
+        "annotation",
+        "listed twice: of the image, the category and the outline of an earlier one",
+        "remove them",
+        "warning",
+    ),
 }
 
 
@@ -160,6 +166,7 @@ def _without_unions(
 def _draw(source: CocoFile, classes: dict[str, int], faults: Faults) -> dict[str, list[Shape]]:
     """The shapes of each image by its id; what cannot be drawn goes to `faults`."""
     drawn: dict[str, list[Shape]] = {}
+    seen: set[tuple[str, str, str]] = set()
     for number, annotation in enumerate(source.annotations):
         where = f"annotation {annotation.get('id', f'number {number}')} in {source.name}"
         image_id, category_id = (str(annotation.get(key)) for key in ("image_id", "category_id"))
@@ -176,6 +183,10 @@ def _draw(source: CocoFile, classes: dict[str, int], faults: Faults) -> dict[str
         if not segmentation:
             faults["no-segmentation"].append(f"{where}: no segmentation")
             continue
+        same = (image_id, category_id, repr(segmentation))
+        if same in seen:
+            faults["repeated-annotations"].append(where)
+        seen.add(same)
         value = _VOID if annotation.get("iscrowd") in (1, True, "1") else classes[category]
         if isinstance(segmentation, dict):
             shape = _runs(segmentation, image.size, value, where, faults)

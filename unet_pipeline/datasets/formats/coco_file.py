@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ _SIGNS = {  # in longer files the keys lie in the middle, and what is below them
     "annotations": (rb'"annotations"\s*:\s*\[', rb'"category_id"\s*:'),
     "categories": (rb'"categories"\s*:\s*\[', rb'"supercategory"\s*:'),
 }
+
+
+COCO_KEYS = tuple(_SIGNS)
 
 
 class CocoImage(NamedTuple):
@@ -53,6 +57,8 @@ class CocoFile:
 def looks_like_coco(path: Path) -> bool:
     """Judged from both ends of the file."""
     ends, whole = both_ends(path, _HEAD)
+    if whole and ends.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        ends = ends.decode("utf-16", "ignore").encode()
     if not ends.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or b'"segments_info"' in ends:
         return False  # a bare list of results, or panoptic
     if whole:  # a list that is null or something else is told where the file is read

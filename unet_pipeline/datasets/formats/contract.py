@@ -49,7 +49,7 @@ class Made(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its mask; split is None where the data names none, group likewise.
+    """An image and its mask; split is None where the data names none, group and fold likewise.
 
     Paths are kept as text: twenty thousand pairs are held at once, and a Path takes three times as
     much.
@@ -60,6 +60,7 @@ class Pair:
     mask_file: str | Path | Made
     split: Split | None = None
     group: str | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_file", "mask_file"):

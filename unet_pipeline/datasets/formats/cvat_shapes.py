@@ -36,6 +36,8 @@ def shape_of(element: ElementTree.Element, size: tuple[int, int] | None) -> Shap
 
 def _ellipse(element: ElementTree.Element) -> Shape:
     x, y, radius_x, radius_y = _numbers(element, "cx", "cy", "rx", "ry")
+    if radius_x <= 0 or radius_y <= 0:
+        raise ValueError("an ellipse without a radius")
     x, y = x - 0.5, y - 0.5  # shapes have (0, 0) at the centre of the first pixel
     if _angle(element) == 0:
         return Circle(0, (x, y), radius_x, radius_y)

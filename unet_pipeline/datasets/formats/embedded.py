@@ -77,6 +77,8 @@ def shape_of(
         if len(corners) != 2:
             raise ValueError(f"a circle of {len(corners)} points, where 2 are needed")
         radius = math.dist(*corners)
+        if radius == 0:
+            raise ValueError("a circle without a radius")
         return Circle(value, (float(corners[0][0]), float(corners[0][1])), radius, radius)
     if kind in ("line", "linestrip"):
         width = next(filter(_is_width, (entry.get("line_width"), line_width)), LINE_WIDTH)

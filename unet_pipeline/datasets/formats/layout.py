@@ -145,8 +145,9 @@ def labels(folders: Iterable[Folder]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`number` with its noun: 1 image, 2 images."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """`number` with its noun: 1 image, 2 images, 2 classes."""
+    end = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else end}"
 
 
 def agree(number: int, verb: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import unicodedata
@@ -196,7 +197,7 @@ def pair_up(
     for each in drawn:
         if each.placed.path:
             entries.setdefault(each.placed.path, []).append(each)
-    findings = [*_missing(drawn), *_repeated(list(entries.values()))]
+    findings = [*_missing(root, drawn), *_repeated(list(entries.values()))]
     rows = {  # of an image that is listed twice, all shapes count
         path: same[-1]._replace(shapes=tuple(shape for each in same for shape in each.shapes))
         for path, same in entries.items()
@@ -224,10 +225,12 @@ def pair_up(
     return tuple(sorted(pairs, key=lambda pair: natural_key(pair.sample_id))), left_out, findings
 
 
-def _missing(drawn: Sequence[Drawn]) -> Iterator[Finding]:
-    """The images that no file fits, and those that several fit."""
+def _missing(root: Path, drawn: Sequence[Drawn]) -> Iterator[Finding]:
+    """The images that no file fits, those that lie elsewhere, and those that several files fit."""
     lost = [each for each in drawn if not each.placed.path]
-    absent = [each.listed.name for each in lost if each.placed.num_fitting < 2]
+    unfit = [each for each in lost if each.placed.num_fitting < 2]
+    outside = [each.listed.name for each in unfit if _is_elsewhere(root, each.listed)]
+    absent = [each.listed.name for each in unfit if each.listed.name not in outside]
     several = [each.listed.name for each in lost if each.placed.num_fitting > 1]
     of_all = f"of {counted(len(drawn), 'listed image')}"
     if absent:
@@ -237,6 +240,14 @@ def _missing(drawn: Sequence[Drawn]) -> Iterator[Finding]:
             absent,
             "put them beside the annotations, or name their folder with --images",
         )
+    if outside:
+        yield _error(
+            "missing-images",
+            f"{len(outside)} {of_all} {agree(len(outside), 'lie')} outside the folder: paths that "
+            "lead out of it are not followed",
+            outside,
+            "put them beside the annotations, or name their folder with --images",
+        )
     if several:
         yield _error(
             "ambiguous-images",
@@ -244,6 +255,13 @@ def _missing(drawn: Sequence[Drawn]) -> Iterator[Finding]:
             several,
             "name the folder of the images with --images",
         )
+
+
+def _is_elsewhere(root: Path, listed: Listed) -> bool:
+    """Whether the path of an image, as it stands, leads to a file."""
+    with contextlib.suppress(OSError, ValueError):  # no name for a file
+        return (root / listed.file).parent.joinpath(listed.name).is_file()
+    return False
 
 
 def _repeated(entries: Sequence[Sequence[Drawn]]) -> Iterator[Finding]:
@@ -296,4 +314,7 @@ def _sample_ids(rows: Mapping[Path, Drawn], splits: Mapping[Path, Split | None])
     if len(set(ids.values())) < len(ids) and any(splits.values()):
         ids = {path: f"{splits[path]}/{name}" for path, name in ids.items()}
     counts = Counter(ids.values())
-    return {path: name + (path.suffix if counts[name] > 1 else "") for path, name in ids.items()}
+    ids = {path: name + (path.suffix if counts[name] > 1 else "") for path, name in ids.items()}
+    if len(set(ids.values())) < len(ids):  # train/a.png and train2017/a.png
+        ids = {path: "/".join((*row.placed.parts, path.name)) for path, row in rows.items()}
+    return ids

@@ -17,7 +17,7 @@ from unet_pipeline.datasets.formats.contract import Format, Found, Made, Pair, T
 from unet_pipeline.datasets.formats.json_file import read_json
 from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
-from unet_pipeline.datasets.formats.pairs import about_splits
+from unet_pipeline.datasets.formats.pairs import about_splits, in_several_splits
 from unet_pipeline.datasets.formats.stacked_channels import StackedChannels
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, probe
 from unet_pipeline.datasets.manifest import Split, natural_key
@@ -67,7 +67,7 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     facts = _read_facts(tree, root)
     sides, left_out = _sides(tree, root, facts)
     num_channels = _num_channels(tree, facts, sides)
-    splits, num_folds = _read_splits(tree.path(tree.join(root, _SPLITS_FILE)))
+    splits, num_folds, twice = _read_splits(tree.path(tree.join(root, _SPLITS_FILE)))
     if splits:
         left_out += _outside_fold(splits, num_folds, sides["train"])
     pairs = _pairs(tree, sides, num_channels, splits)
@@ -82,7 +82,11 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
             tuple(value for value, _ in facts.labels),
         ),
         ignore_values=() if facts.ignore is None else (facts.ignore,),
-        findings=(*_incomplete(sides, num_channels), *_not_there(splits, sides["train"])),
+        findings=(
+            *_incomplete(sides, num_channels),
+            *_not_there(splits, sides["train"]),
+            *in_several_splits(twice, "case", len(splits)),
+        ),
     )
 
 
@@ -233,16 +237,21 @@ def _common_ending(tree: Tree, folder: str) -> str:
     return endings.most_common(1)[0][0] if endings else ".nii.gz"
 
 
-def _read_splits(path: Path) -> tuple[dict[str, Split], int]:
-    """The split of each case in fold 0, and how many folds there are; none without the file."""
+def _read_splits(path: Path) -> tuple[dict[str, Split], int, list[str]]:
+    """The split of each case in fold 0, how many folds there are, the cases in both splits.
+
+    None without the file.
+    """
     if not path.exists():
-        return {}, 0
+        return {}, 0, []
     folds = read_json(path)
     try:
         first = folds[0]
         by_split: dict[Split, list[str]] = {"train": first["train"], "val": first["val"]}
         splits = {str(case): split for split, cases in by_split.items() for case in cases}
-        return splits, len(folds)
+        held_out = {str(case) for case in by_split["val"]}
+        twice = [str(case) for case in by_split["train"] if str(case) in held_out]
+        return splits, len(folds), twice
     except (IndexError, KeyError, TypeError) as error:
         raise DatasetError(
             f'{path}: is no list of folds, as in [{{"train": ["a", "b"], "val": ["c"]}}]'

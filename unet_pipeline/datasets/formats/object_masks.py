@@ -46,23 +46,22 @@ class ObjectMasks:
         """The mask (H, W), uint8; where objects overlap, the smaller one is seen.
 
         A pixel belongs to an object where its file is not 0 (over 127 in a JPEG, which blurs).
-        Raises `DatasetError` for a file that cannot be read or has another size than the first.
+        Raises `DatasetError` for a file that cannot be read, and for files of several sizes.
         """
+        return self.pixels_and_overlap()[0]
+
+    def pixels_and_overlap(self) -> tuple[npt.NDArray[np.uint8], int]:
+        """The mask as `pixels` gives it, and how many pixels belong to more than one object."""
         if not self.names:
-            return np.zeros(self._size_of_image(), dtype=np.uint8)
+            return np.zeros(self._size_of_image(), dtype=np.uint8), 0
         objects = [(value, inside.shape, np.flatnonzero(inside)) for value, inside in self._read()]
         objects.sort(key=lambda part: -len(part[2]))
         canvas = np.zeros(objects[0][1], dtype=np.uint8)
+        counts = np.zeros(canvas.size, dtype=np.uint16)
         for value, _, places in objects:
             canvas.ravel()[places] = value
-        return canvas
-
-    def overlap(self) -> int:
-        """How many pixels belong to more than one object. Raises as `pixels` does."""
-        counts: npt.NDArray[np.uint16] = np.zeros((1, 1), dtype=np.uint16)
-        for _, inside in self._read():
-            counts = counts + inside
-        return int(np.count_nonzero(counts > 1))
+            counts[places] += 1
+        return canvas, int(np.count_nonzero(counts > 1))
 
     def _read(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """The value and the pixels (H, W) of each object."""
@@ -74,12 +73,20 @@ class ObjectMasks:
             inside: npt.NDArray[np.bool_] = level > (127 if mask.lossy else 0)
             first = first or inside.shape
             if inside.shape != first:
-                raise DatasetError(
-                    f"{path}: is {inside.shape[1]}x{inside.shape[0]} pixels, but "
-                    f"{self.names[0]} of the same image is {first[1]}x{first[0]}: save the masks "
-                    "of one image in one size"
-                )
+                raise self._of_two_sizes(name, inside.shape, first)
             yield value, inside
+
+    def _of_two_sizes(
+        self, name: str, size: tuple[int, ...], first: tuple[int, ...]
+    ) -> DatasetError:
+        """The error about two files of other sizes; the one that fits the image is not at fault."""
+        wanted = self._size_of_image()
+        if size == wanted:
+            name, size = self.names[0], first
+        return DatasetError(
+            f"{self.folder / name}: is {size[1]}x{size[0]} pixels, its image {self.image.name} "
+            f"{wanted[1]}x{wanted[0]}: save all masks of an image in its size"
+        )
 
     def _size_of_image(self) -> tuple[int, int]:
         header = probe(self.image)

@@ -10,7 +10,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -94,7 +94,7 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
         sentence,
         tuple(left_out),
         class_list=read_class_list(tree.root),
-        findings=tuple(faults.findings(len(rows))),
+        findings=(*faults.findings(len(rows)), *_repeated_masks(good)),
     )
 
 
@@ -145,11 +145,36 @@ def _lists_pairs(path: Path) -> bool:
     return any(row.cells["mask"].lower().endswith(MASK_EXTENSIONS) for row in rows)
 
 
+def damage_of_table(path: Path) -> str:
+    """Why a file with columns for images and masks cannot be used; empty for all other files."""
+    try:
+        content = read_bytes(path)
+    except DatasetError:
+        return ""
+    start = content[:_HEAD].replace(b"\0", b"").decode("utf-8-sig", "replace")
+    header = start.split("\n", 1)[0]
+    try:
+        _columns([cell.strip(' "\r') for cell in header.split(_delimiter(header))], path)
+    except DatasetError:
+        return ""
+    try:
+        _parse(decoded(content, path)[0], path)
+    except DatasetError as error:
+        return str(error)
+    return ""
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
 def _parse(text: str, path: Path, *, surplus: bool = False) -> tuple[_Columns, list[_Row]]:
     """The header and the rows that are not empty. surplus: rows may have more cells than it."""
-    first = text.split("\n", 1)[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    delimiter = _delimiter(text.split("\n", 1)[0])
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
+        if not surplus:
+            _refuse_open_quotes(text, delimiter, path)
         header = [cell.strip() for cell in next(lines, [])]
         columns = _columns(header, path)
         rows = []
@@ -168,6 +193,18 @@ def _parse(text: str, path: Path, *, surplus: bool = False) -> tuple[_Columns, l
     if not rows:
         raise DatasetError(f"{path}: has a header but no rows")
     return columns, rows
+
+
+def _refuse_open_quotes(text: str, delimiter: str, path: Path) -> None:
+    """Raise `DatasetError` where a quote is not closed: all rows after it would be one cell."""
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            pass
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            raise DatasetError(
+                f"{path}: a quote is not closed, so that the rows after it are none: look for it"
+            ) from error
 
 
 def _columns(header: list[str], path: Path) -> _Columns:
@@ -240,6 +277,26 @@ _FAULTS = {
         "fill the cells, or empty the whole column to have the data divided",
     ),
 }
+
+
+def _repeated_masks(rows: Sequence[_Usable]) -> Iterator[Finding]:
+    """The rows of other images that name the mask of an earlier row."""
+    first: dict[Path, int] = {}
+    again = [usable for usable in rows if first.setdefault(usable.mask, usable.row.number)
+             != usable.row.number]  # fmt: skip
+    if again:
+        yield Finding(
+            "repeated-masks",
+            "warning",
+            f"{len(again)} of {counted(len(rows), 'row')} {agree(len(again), 'name')} the mask of "
+            "an earlier row for another image",
+            len(again),
+            tuple(
+                f"row {u.row.number}, as row {first[u.mask]}: {u.row.cells['mask']}"
+                for u in again[:5]
+            ),  # fmt: skip
+            "correct the rows, unless these images show one scene",
+        )
 
 
 def _usable(

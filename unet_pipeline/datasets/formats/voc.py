@@ -154,6 +154,8 @@ def _missing(
         ("mask", "SegmentationClass", masks),
     ):
         absent = [name for name in listed if name not in paths]
+        # `im5.jpg`, or `im5 1` of the lists for classification
+        known = [n for n in absent if {n.rpartition(".")[0], n.split()[0]} & paths.keys()]
         if absent:
             yield Finding(
                 f"missing-{kind}s",
@@ -162,7 +164,9 @@ def _missing(
                 f"{folder}/",
                 len(absent),
                 tuple(absent[:5]),
-                "add the files, or take their names out of the lists",
+                "write one name a line, without extension or number"
+                if known
+                else "add the files, or take their names out of the lists",
             )
 
 

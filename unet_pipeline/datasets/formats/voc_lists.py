@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats.contract import Tree
-from unet_pipeline.datasets.formats.layout import SPLIT_NAMES, agree, counted
+from unet_pipeline.datasets.formats.layout import SPLIT_NAMES
+from unet_pipeline.datasets.formats.pairs import in_several_splits
 from unet_pipeline.datasets.images import read_bytes
 from unet_pipeline.datasets.manifest import Split
 from unet_pipeline.errors import DatasetError
@@ -52,19 +53,7 @@ def read_lists(tree: Tree, folder: str) -> Division:
         )
     unused = [f"{name}.txt" for name in rest if name not in whole and name.casefold() not in _WHOLE]
     left_out = (f"left out: the lists {name_five(unused)}",) if unused else ()
-    return Division(split_of, left_out, _in_several_splits(twice, len(split_of)))
-
-
-def _in_several_splits(twice: list[str], total: int) -> tuple[Finding, ...]:
-    ids = tuple(dict.fromkeys(twice))
-    if not ids:
-        return ()
-    message = (
-        f"{len(ids)} of {counted(total, 'image')} {agree(len(ids), 'are')} in the lists of several "
-        "splits"
-    )
-    remedy = "keep each in one list"
-    return (Finding("in-several-splits", "error", message, len(ids), ids[:5], remedy),)
+    return Division(split_of, left_out, in_several_splits(twice, "image", len(split_of)))
 
 
 def _ids_by_list(tree: Tree, folder: str) -> dict[str, list[str]]:

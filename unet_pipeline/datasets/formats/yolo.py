@@ -23,6 +23,7 @@ from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
 from unet_pipeline.datasets.formats.yolo_config import (
     Config,
     Listing,
+    broken_configs,
     class_count,
     configured_images,
     find_config,
@@ -41,6 +42,12 @@ from unet_pipeline.datasets.shapes import Drawing, largest_first
 from unet_pipeline.errors import DatasetError
 
 _KINDS = {
+    "unreadable-annotations": Kind(
+        "YAML file",
+        "that cannot be used, and so names neither classes nor splits",
+        "mend it, or take it out of the folder",
+        "error",
+    ),
     "broken-lines": Kind("line", "with something else than numbers, left out", "correct the lines"),
     **SHAPE_KINDS,
     "unpaired-labels": Kind(
@@ -100,6 +107,8 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
     ]
     num_outlines = sum(len(image.outlines) for image in used)
     _refuse_boxes(tree, num_outlines, faults)
+    if config is None:
+        faults["unreadable-annotations"] += broken_configs(tree)
     faults["unpaired-labels"] += lone_labels(tree, {label for label in labels.values() if label})
     names, about_names = _class_names(tree, config, used)
     values = number_classes(names.values(), tree.root)

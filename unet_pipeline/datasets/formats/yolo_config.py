@@ -64,6 +64,21 @@ def find_config(tree: Tree) -> Config | None:
     return None
 
 
+def broken_configs(tree: Tree) -> Iterator[str]:
+    """What is wrong with files that are called as the YAML file of a dataset and hold none."""
+    for name in tree.files(".yaml", ".yml"):
+        path = tree.path(name)
+        if PurePosixPath(name).stem not in _CONFIG_STEMS or not path.is_file():
+            continue
+        try:
+            content = yaml.safe_load(path.read_bytes())
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            yield f"{name}: is no valid YAML ({' '.join(str(error).split())})"
+            continue
+        if not isinstance(content, dict):
+            yield f"{name}: {'is empty' if content is None else 'names neither classes nor images'}"
+
+
 def _classes_of(names: Any) -> dict[int, str]:
     """Class number -> name, of a list or of a mapping; empty where it is neither."""
     if isinstance(names, list):

@@ -1,4 +1,4 @@
-"""What tells whether a file holds what it held before: digests of its bytes, its entry's stamp."""
+"""What tells whether a file, or what is made of files, is what it was: digests and stamps."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import hashlib
 import os
 from pathlib import Path
 
+MADE_RULES = ""
+"""Of what is `Made`: to be changed when the same annotations come out as other pixels.
+
+Caches and `prepare --update` would keep the former masks else. It is no part of the digests of
+images, which splits are drawn by."""
+
 
 def content_key(data: bytes) -> bytes:
     """16 bytes that stand for the content of a file."""
     return hashlib.sha256(data).digest()[:16]  # processors have instructions for SHA-256
 
 
-def content_digest(image_key: bytes, mask_key: bytes) -> str:
-    """32 hexadecimal digits for the content of both files of a pair, by their `content_key`."""
-    return hashlib.blake2b(image_key + mask_key, digest_size=16).hexdigest()
+def content_digest(image_key: bytes, mask_key: bytes, *, made: bool = False) -> str:
+    """32 hexadecimal digits for the content of both files of a pair, by their `content_key`.
+
+    made: image or mask is `Made`, so that the rules count too.
+    """
+    rules = MADE_RULES.encode() if made else b""
+    return hashlib.blake2b(image_key + mask_key + rules, digest_size=16).hexdigest()
 
 
 def stamp_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from unet_pipeline.datasets.array_files import Role
-from unet_pipeline.datasets.scan.reading import read_part, topic_of
+from unet_pipeline.datasets.scan.reading import is_cut, read_part, topic_of
 from unet_pipeline.datasets.scan.records import BadPair, ImageScan, MaskScan, PairScan
 from unet_pipeline.datasets.scan.store import ScanStore
 from unet_pipeline.datasets.scan.workers import Answer, Question, Workers
@@ -122,20 +122,12 @@ def _recall(pairs: Sequence[Pair], store: ScanStore, keep: Sequence[int]) -> _Ba
             row = None
             if isinstance(source, Path):
                 row = store.recall(source, topic_of(role, source))
-                if row is not None and _is_cut(role, row[1], keep):
+                if keep and role == "mask" and (row is None or is_cut(role, row[1], keep)):
                     row = store.recall(source, topic_of(role, source, keep))
             batch.known.append(None if row is None else _Known(*row))
             if row is None:
                 batch.questions.append(Question(role, source))
     return batch
-
-
-def _is_cut(role: Role, record: bytes, keep: Sequence[int]) -> bool:
-    """Whether a mask has so many values that it matters which of them were to be kept."""
-    if role == "image" or not keep:
-        return False
-    scan = MaskScan.from_bytes(record, b"")
-    return scan.num_values > len(scan.counts)
 
 
 def _complete(
@@ -156,7 +148,7 @@ def _complete(
                 facts.append(answer)
                 continue
             place = source if isinstance(source, Path) else None
-            kept = keep if _is_cut(role, answer.record, keep) else ()
+            kept = keep if is_cut(role, answer.record, keep) else ()
             store.add(topic_of(role, source, kept), place, answer)
             facts.append(_Known(answer.key, answer.record))
         yield _judge(pair, facts)

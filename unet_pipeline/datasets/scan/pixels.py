@@ -93,8 +93,13 @@ def scan_mask(
     mask: MaskPixels,
     keep: Sequence[int] = (),
     kind: FileKind = FileKind(""),  # noqa: B008  immutable
+    *,
+    overlap: int = 0,
 ) -> MaskScan:
-    """The facts of a mask; keep: values that are counted however rare they are."""
+    """The facts of a mask; keep: values that are counted however rare they are.
+
+    overlap: its pixels that several objects claim.
+    """
     runs = find_runs(mask.values)
     found, counts = count_pixels(runs)
     num_values = len(found)
@@ -119,6 +124,7 @@ def scan_mask(
         void=mask.void,
         num_values=num_values,
         has_objects=objects is not None,
+        overlap=overlap,
     )
     return MaskScan.pack(
         facts,

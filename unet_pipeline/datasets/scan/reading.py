@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from unet_pipeline.datasets.array_files import Role
 from unet_pipeline.datasets.file_kind import FileKind, file_kind
@@ -16,14 +17,16 @@ from unet_pipeline.datasets.images import (
     decode_mask,
     read_bytes,
 )
+from unet_pipeline.datasets.scan import content
 from unet_pipeline.datasets.scan.content import content_key, stamp_of
 from unet_pipeline.datasets.scan.pixels import scan_image, scan_mask
+from unet_pipeline.datasets.scan.records import MaskScan
 from unet_pipeline.errors import DatasetError, ResourceError
 
 if TYPE_CHECKING:  # worker processes do without them until a made mask comes
     from unet_pipeline.datasets.formats import Made
 
-VERSION = 3
+VERSION = 4
 """Of what is measured: to be raised when a scan of the same file comes out differently."""
 
 
@@ -45,10 +48,21 @@ Find = Callable[[str, bytes], bytes | None]
 
 
 def topic_of(role: Role, source: Path | Made, keep: Sequence[int] = ()) -> str:
-    """Under which name the cache keeps scans that depend on more than the bytes of a file."""
-    made = "" if isinstance(source, Path) else "made "
+    """Under which name the cache keeps scans that depend on more than the bytes of a file.
+
+    keep: the values that were to be kept, where it mattered (`is_cut`).
+    """
+    made = "" if isinstance(source, Path) else f"made{content.MADE_RULES} "
     kept = ",".join(map(str, sorted(set(keep)))) if role == "mask" else ""
     return f"{made}{role} {VERSION} {kept}"
+
+
+def is_cut(role: Role, record: bytes, keep: Sequence[int]) -> bool:
+    """Whether a mask has so many values that it matters which of them were to be kept."""
+    if role == "image" or not keep:
+        return False
+    scan = MaskScan.from_bytes(record, b"")
+    return scan.num_values > len(scan.counts)
 
 
 def read_part(role: Role, source: Path | Made, keep: Sequence[int], find: Find) -> Reading | str:
@@ -76,7 +90,7 @@ def _read_file(role: Role, path: Path, keep: Sequence[int], find: Find) -> Readi
     stamp = stamp_of(path)  # before reading: what is written meanwhile will have another
     data = read_bytes(path)
     key = content_key(data)
-    former = find(topic_of(role, path, keep), key)
+    former = _found(role, path, keep, find, key)
     if former is not None:
         return Reading(key, stamp, former, None, decoded=False)
     if role == "image":
@@ -90,12 +104,30 @@ def _read_file(role: Role, path: Path, keep: Sequence[int], find: Find) -> Readi
 
 def _read_made(role: Role, made: Made, keep: Sequence[int], find: Find) -> Reading:
     key = made.digest()
-    former = find(topic_of(role, made, keep), key)
+    former = _found(role, made, keep, find, key)
     if former is not None:
         return Reading(key, "", former, None, decoded=False)
-    pixels = np.ascontiguousarray(made.pixels())
     if role == "image":
-        scan, picture = scan_image(pixels, FileKind("made"))
+        scan, picture = scan_image(np.ascontiguousarray(made.pixels()), FileKind("made"))
         return Reading(key, "", scan.to_bytes(), picture.to_bytes(), decoded=True)
-    record = scan_mask(MaskPixels(pixels), keep, FileKind("made")).to_bytes()
+    pixels, overlap = _drawn(made)
+    mask = MaskPixels(np.ascontiguousarray(pixels))
+    record = scan_mask(mask, keep, FileKind("made"), overlap=overlap).to_bytes()
     return Reading(key, "", record, None, decoded=True)
+
+
+def _drawn(made: Made) -> tuple[npt.NDArray[Any], int]:
+    """The values of a mask, and how many of its pixels several objects claim."""
+    from unet_pipeline.datasets.formats.object_masks import ObjectMasks  # here already, with `made`
+
+    return made.pixels_and_overlap() if isinstance(made, ObjectMasks) else (made.pixels(), 0)
+
+
+def _found(
+    role: Role, source: Path | Made, keep: Sequence[int], find: Find, key: bytes
+) -> bytes | None:
+    """The record of equal content in which the values to keep are counted."""
+    record = find(topic_of(role, source), key)
+    if keep and role == "mask" and (record is None or is_cut(role, record, keep)):
+        record = find(topic_of(role, source, keep), key)
+    return record

@@ -60,6 +60,7 @@ class MaskFacts(NamedTuple):
     void: bool
     num_values: int
     has_objects: bool
+    overlap: int
 
 
 class MaskValues(NamedTuple):
@@ -151,6 +152,17 @@ class ImageScan(_File):
         return self._measures(1, 1)[0]
 
     @property
+    def is_flat(self) -> bool:
+        """Whether all pixels are alike: of one value, or of one colour in whole numbers."""
+        if self.low == self.high:
+            return True
+        if self.channels == 1 or self.dtype == "float32":
+            return False
+        count = self.height * self.width
+        rows = zip(self.sums, self.squares, strict=True)
+        return all(not total % count and (total / count) ** 2 * count == s for total, s in rows)
+
+    @property
     def sums(self) -> tuple[float, ...]:
         return self._measures(2, self.channels)
 
@@ -193,7 +205,8 @@ class ImageScan(_File):
 class MaskScan(_File):
     """Size, encoding and values of one mask.
 
-    lossy, void: see `MaskPixels`.
+    lossy, void: see `MaskPixels`. overlap: pixels that several objects claim, where each has a
+        file of its own.
     num_values: how many there are in all.
     values: the most frequent of them, ascending, a colour packed as 0xRRGGBB. pixels: of each.
     colors: where the values are palette indices, the colour of each.
@@ -228,6 +241,10 @@ class MaskScan(_File):
     @property
     def void(self) -> bool:
         return self.facts.void
+
+    @property
+    def overlap(self) -> int:
+        return self.facts.overlap
 
     @property
     def num_values(self) -> int:
@@ -295,8 +312,9 @@ class PairScan:
 
     @property
     def content(self) -> str:
-        """A digest of the bytes of both files."""
-        return content_digest(self.image.key, self.mask.key)
+        """A digest of the bytes of both files, or of what they are made of."""
+        made = not (isinstance(self.pair.image_file, str) and isinstance(self.pair.mask_file, str))
+        return content_digest(self.image.key, self.mask.key, made=made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
-from unet_pipeline.training.losses.contract import Pixels, in_float32, valid_pixels
+from unet_pipeline.training.losses.contract import (
+    Pixels,
+    in_float32,
+    over_processes,
+    valid_pixels,
+)
 
 Options = ParamSpec("Options")
 Loss = Callable[..., Tensor]
@@ -66,11 +71,15 @@ def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
 
 
 def count_regions(pixels: Pixels) -> Regions:
-    """Overlap, predicted and true size of every class over the batch, in pixels."""
+    """Overlap, predicted and true size of every class over the batch, in pixels.
+
+    The batch is that of all processes (see `over_processes`).
+    """
     truth = pixels.one_hot()
     probabilities = pixels.logits.softmax(1) * pixels.valid.unsqueeze(1)
     dims = (0, 2, 3)
-    return Regions((probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims))
+    sums = (probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims)
+    return Regions(*over_processes(torch.stack(sums)))
 
 
 def _loss(

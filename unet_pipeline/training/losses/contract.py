@@ -1,14 +1,19 @@
-"""What every loss for masks shares: the pixels that count, their truth, and how to average."""
+"""What every loss for masks shares: the pixels that count, their truth, and how to average.
+
+Where several processes train, each with a part of the batch, sums are taken over all parts before
+anything is divided (`over_processes`): the loss is that of the whole batch, and the same in each.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, NamedTuple, ParamSpec, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
 import torch
 from torch import Tensor
 
+from unet_pipeline.distributed import all_reduce_sum, num_processes
 from unet_pipeline.errors import UserError
 
 _Options = ParamSpec("_Options")
@@ -33,11 +38,40 @@ class Pixels(NamedTuple):
     def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """sum_i w_i v_i / sum_i w_i over the valid pixels i, 0 where there is none.
 
-        values, weights: (N, H, W); None weighs all alike.
+        values, weights: (N, H, W); None weighs all alike. The sums are those `over_processes`.
         """
         counts = self.valid.to(values.dtype) if weights is None else weights * self.valid
-        scale = counts.sum()
-        return (values * counts).sum() / torch.where(scale > 0, scale, torch.ones_like(scale))
+        return ratio_over_processes((values * counts).sum(), counts.sum())
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        return all_reduce_sum(sums)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * num_processes()
+
+
+def over_processes(sums: Tensor) -> Tensor:
+    """`sums` over the batch, of all processes together where several train one model.
+
+    The gradient is that of this process's part, times the number of processes:
+    DistributedDataParallel divides by it when it averages, and what comes out is the gradient of
+    the loss of the whole batch. Every process takes part, whatever it has: one that has only void
+    gives zeros. What has no gradient trains nothing, and stays this process's own: a validation may
+    have other numbers of batches in each, and a loss may be tried in one alone.
+    """
+    if num_processes() == 1 or not sums.requires_grad:
+        return sums
+    return cast(Tensor, _SumOverProcesses.apply(sums))
+
+
+def ratio_over_processes(total: Tensor, scale: Tensor) -> Tensor:
+    """total / scale, both scalars summed `over_processes`; 0 where nothing was counted."""
+    total, scale = over_processes(torch.stack([total, scale]))
+    return total / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def valid_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:

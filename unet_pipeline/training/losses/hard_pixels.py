@@ -14,7 +14,13 @@ from torch import Tensor
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.training.losses.averaging import pixel_loss
 from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
-from unet_pipeline.training.losses.contract import Pixels, in_float32, require, valid_pixels
+from unet_pipeline.training.losses.contract import (
+    Pixels,
+    in_float32,
+    ratio_over_processes,
+    require,
+    valid_pixels,
+)
 
 _REACH = 6.0
 """In sigmas: from there on exp(-reach^2 / 2) is below 2e-8, less than float32 adds to 1."""
@@ -54,6 +60,9 @@ def topk(
     repeated is the loss of the batch (Wu et al. 2016, "Bridging Category-level and Instance-level
     Semantic Image Segmentation"; the conditional value at risk of statistics).
 
+    Of several processes each sorts the pixels that it has: the mean is over what all have chosen,
+    which is exact for a fraction of 1 alone.
+
     fraction: above 0, up to 1, which is `ce`.
     """
     require(0 < fraction <= 1, f"topk: fraction = {fraction}: use a share above 0, up to 1")
@@ -63,7 +72,7 @@ def topk(
     count = fraction * pixels.valid.sum().to(values.dtype)
     ranks = torch.arange(len(values), device=values.device, dtype=values.dtype)
     shares = (count - ranks).clamp(0, 1)
-    return (values * shares).sum() / torch.where(count > 0, count, 1)
+    return ratio_over_processes((values * shares).sum(), count)
 
 
 @in_float32
@@ -80,6 +89,9 @@ def ohem(
     Those whose true class has a probability of at most `threshold`; if they are fewer than
     `min_fraction` of the valid pixels, the hardest so many (Shrivastava et al. 2016, in the form
     that segmentation uses).
+
+    Of several processes each sorts the pixels that it has: the mean is over what all have chosen,
+    which is exact where `threshold` chooses, and not where `min_fraction` does.
 
     threshold: between 0 and 1. min_fraction: above 0, up to 1; 1/16 is common.
     """

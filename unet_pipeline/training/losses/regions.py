@@ -21,7 +21,12 @@ from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.training.losses.averaging import Regions, count_regions, region_loss
-from unet_pipeline.training.losses.contract import in_float32, require, valid_pixels
+from unet_pipeline.training.losses.contract import (
+    in_float32,
+    ratio_over_processes,
+    require,
+    valid_pixels,
+)
 
 _FLOOR = 1e-7
 """Below it a power or a root counts as 0: its gradient would be infinite."""
@@ -108,16 +113,19 @@ def lovasz(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) 
     Errors |t_i(c) - p_i(c)| are sorted, and each is weighed by what it would take from the class's
     IoU; averaged over the classes that occur in the batch. No option: there is nothing to smooth.
 
+    Of several processes each sorts the errors that it has: the loss is the mean of theirs over
+    those with a valid pixel, not that of the whole batch.
+
     (That of segmentation-models-pytorch, by the paper's author, raises on float64 and on void.)
     """
     pixels = valid_pixels(logits, target, ignore_index)
     probabilities = pixels.logits.softmax(1).movedim(1, -1)[pixels.valid]
     labels = pixels.labels[pixels.valid]
-    if not len(labels):
-        return probabilities.sum()
     truths = ((c, labels == c) for c in range(logits.shape[1]))
     losses = [_lovasz_of_class(probabilities[:, c], truth) for c, truth in truths if truth.any()]
-    return torch.stack(losses).mean()
+    # without a valid pixel still a sum of the logits: every process takes part, with a gradient
+    loss = torch.stack(losses).mean() if losses else probabilities.sum()
+    return ratio_over_processes(loss, loss.new_tensor(float(bool(losses))))
 
 
 @in_float32

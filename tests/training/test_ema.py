@@ -1,0 +1,62 @@
+"""The running average of the weights: its formula, its buffers, its state."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unet_pipeline.training.ema import WeightAverage
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+
+
+def test_the_average_follows_its_formula() -> None:
+    model = network()
+    average = WeightAverage(model, 0.6)
+    weight = next(model.parameters())
+    expected = weight.detach().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            weight.add_(1.0)
+        average.update(model)
+        decay = min(0.6, step / (step + 9))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    torch.testing.assert_close(next(average.model.parameters()), expected)
+
+
+def test_statistics_are_averaged_and_counters_copied() -> None:
+    model = network().train()
+    average = WeightAverage(model, 0.9)
+    model(torch.randn(4, 1, 3, 3))
+    average.update(model)
+    own, its = model[1], average.model[1]  # type: ignore[index]
+    torch.testing.assert_close(its.running_mean, 0.9 * own.running_mean)
+    assert its.num_batches_tracked == own.num_batches_tracked == 1
+
+
+def test_the_average_neither_trains_nor_follows_by_itself() -> None:
+    model = network().train()
+    average = WeightAverage(model, 0.9)
+    assert not average.model.training
+    assert not any(p.requires_grad for p in average.model.parameters())
+    before = next(average.model.parameters()).clone()
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert torch.equal(next(average.model.parameters()), before)
+
+
+def test_a_restored_average_goes_on_as_if_it_had_never_stopped() -> None:
+    model = network()
+    average, other = WeightAverage(model, 0.999), WeightAverage(network(), 0.999)
+    for _ in range(5):
+        with torch.no_grad():
+            next(model.parameters()).mul_(0.5)
+        average.update(model)
+    other.restore(average.state())
+    for each in (average, other):
+        each.update(model)
+    for one, its in zip(average.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(one, its)

@@ -1,0 +1,288 @@
+"""The epochs of a training: steps, validation when due, the state saved; back after a bad step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+from unet_pipeline.datasets.loaders import iterate_samples
+from unet_pipeline.datasets.manifest import Sample
+from unet_pipeline.distributed import (
+    agree_max,
+    any_rank,
+    gather_objects,
+    shard,
+    share_buffers,
+)
+from unet_pipeline.errors import DatasetError, DivergedError
+from unet_pipeline.evaluation import headline_figures, summarize
+from unet_pipeline.inference import ImageScores, score
+from unet_pipeline.progress import Bar, progress_bar
+from unet_pipeline.runtime import StopRequest
+from unet_pipeline.stages.assembly import decided
+from unet_pipeline.stages.session import (
+    Session,
+    go_back,
+    log_augmentation,
+    log_panel,
+    progress,
+    save_session,
+    write_model,
+)
+from unet_pipeline.training import run_folder as runs
+from unet_pipeline.training.engine import train_steps
+
+logger = logging.getLogger(__name__)
+
+PANEL_STEPS = 10  # pictures of the panel over a run: enough for MLflow's slider, cheap to send
+MAX_DIVERGENCES = 3
+SAVE_EVERY_SECONDS = 300.0  # within an epoch: a kill costs no more than that
+VALIDATION_SHARE = 0.1  # of a budget, that one validation may take
+
+
+class _StoppedError(Exception):
+    """A signal has come while a validation was going on, which is not waited for."""
+
+
+def run_epochs(session: Session, stop: StopRequest) -> None:
+    """Train until a limit is reached, patience ends, or `stop` is asked for; saved whichever it is.
+
+    Raises `DivergedError` for a loss that is not finite, and does not become so with a lower
+    learning rate either.
+    """
+    try:
+        # Validating first shows the untrained network in MLflow, and how long a validation takes
+        if not session.reached.history:
+            if session.is_main:
+                log_augmentation(session)
+            _record(session, _validate(session, stop))
+            save_session(session)  # which is where a run goes back to that diverges at once
+        with progress_bar("training", total=1, unit="images") as bar:
+            shown = _Progress(session, bar)
+            while _goes_on(session, stop):
+                try:
+                    _train_epoch(session, stop, shown)
+                except DivergedError as error:
+                    if session.reached.divergences == MAX_DIVERGENCES:
+                        raise
+                    go_back(session)
+                    logger.warning(
+                        "%s. Back to step %d with half the learning rate (%d of %d times)",
+                        error,
+                        session.position.step,
+                        session.reached.divergences,
+                        MAX_DIVERGENCES,
+                    )
+        if not any_rank(bool(stop)) and session.reached.validated_step != session.position.step:
+            _record(session, _validate(session, stop))
+    except _StoppedError:
+        logger.info("stopping: the validation is made up for on --resume")
+    save_session(session)
+
+
+class _Progress:
+    """The line that shows how far a training is, and the state saved every few minutes."""
+
+    def __init__(self, session: Session, bar: Bar) -> None:
+        self.session = session
+        self.bar = bar
+        self.trained = 0
+        self.saved = time.monotonic()
+
+    def after_step(self) -> None:
+        """Show where the run stands; save it where the last time is long ago."""
+        session, position = self.session, self.session.position
+        best = session.reached.best.get("val/mean_iou", math.nan)
+        words = f"loss {position.mean_loss:.3f}  best mean IoU {best:.3f}"
+        self.bar.move_to(
+            progress(session),
+            count=self.trained + position.samples,
+            note=f"epoch {position.epoch_number}  {words}",
+        )
+        if agree_max(time.monotonic() - self.saved) > SAVE_EVERY_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Save the state."""
+        save_session(self.session)
+        self.saved = time.monotonic()
+
+
+def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
+    """The steps of an epoch, or of what is left of it; validation where due; the state saved."""
+    config, parts, position = session.config, session.parts, session.position
+
+    def learning_rate() -> float | None:
+        # What ends the steps of one process ends those of all, and clocks differ
+        share = agree_max(1.0 if stop else progress(session))
+        if share >= 1:
+            return None
+        return config.optimizer.lr * parts.schedule(share) * session.reached.lr_factor
+
+    began, before = position.elapsed(), position.samples
+    train_steps(
+        parts.trained,
+        parts.loader.epoch(position.epoch, start_batch=position.batch),
+        parts.loss,
+        parts.optimizer,
+        position,
+        learning_rate=learning_rate,
+        autocast_dtype=parts.autocast_dtype,
+        scaler=parts.scaler,
+        grad_clip=config.training.grad_clip,
+        average=parts.average,
+        batch_sizes=parts.loader.global_size,
+        names=[sample.sample_id for sample in parts.loader.samples],
+        after_step=shown.after_step,
+    )
+    whole = position.batch == len(parts.loader)  # else the run ends within the epoch
+    if any_rank(bool(stop)) or not position.samples:  # asked to end, or out of time meanwhile
+        return
+    seconds, images = position.elapsed() - began, position.samples - before
+    row = {
+        "train/loss": position.mean_loss,
+        "lr": parts.optimizer.param_groups[0]["lr"],
+        "time/epoch_seconds": seconds,
+        "time/images_per_second": images / seconds,
+    }
+    ended = agree_max(progress(session)) >= 1
+    if ended or position.epoch_number % decided(config.training.val_every) == 0:
+        row |= _validate(session, stop)
+    _record(session, row)
+    if whole:
+        shown.trained += position.end_epoch()[1]
+    shown.save()
+
+
+def _goes_on(session: Session, stop: StopRequest) -> bool:
+    return agree_max(1.0 if stop else progress(session)) < 1 and not _out_of_patience(session)
+
+
+def _out_of_patience(session: Session) -> bool:
+    patience = session.config.training.patience
+    if patience is None or session.reached.since_best < patience:
+        return False
+    logger.info("no better validation for %d times: stopping early", patience)
+    return True
+
+
+def _validate(session: Session, stop: StopRequest) -> dict[str, float]:
+    """The scores of the val split; the model is kept where they are the best so far."""
+    parts, position, reached = session.parts, session.position, session.reached
+    facts = session.manifest.facts
+    began = position.elapsed()
+    result = _score(session, stop)
+    figures = headline_figures(summarize(result.matrices), facts.classes)
+    row = {f"val/{name}": value for name, value in figures.items()}
+    row["val/loss"] = math.nan if result.loss is None else result.loss
+    reached.validated_step = position.step
+    share = agree_max(progress(session))
+    if share * PANEL_STEPS >= reached.panels:  # at step 0, then in even parts of the run
+        if session.is_main:
+            log_panel(session, session.evaluated, group="progress", step=position.epoch_number)
+        reached.panels = 1 + int(share * PANEL_STEPS)
+        # The last validation, the panel of the best model and saving will take as long again
+        reached.seconds_to_end = 1.1 * (position.elapsed() - began) + 1.0
+    parts.schedule.observe(row["val/mean_dice"])
+    if position.step == 0:
+        return row
+    # Written so that NaN, which compares false, never counts as better
+    if row["val/mean_iou"] > reached.best.get("val/mean_iou", -1.0):
+        reached.best = {"epoch": position.epoch_number, "step": position.step} | row
+        reached.since_best = 0
+        if session.is_main:
+            write_model(session, session.folder / runs.BEST_NAME, reached.best)
+    else:
+        reached.since_best += 1
+    return row
+
+
+def _score(session: Session, stop: StopRequest) -> ImageScores:
+    config, parts, facts = session.config, session.parts, session.manifest.facts
+    samples, budget = session.manifest.split("val"), config.training.budget_seconds
+    first, deadline = session.reached.num_val is None, math.inf
+    if first and budget is not None and parts.world.size == 1:
+        samples, deadline = _spread(samples), time.monotonic() + VALIDATION_SHARE * budget
+    elif not first and session.reached.num_val != len(samples):
+        samples = _spread(samples)[: session.reached.num_val]
+    world = parts.world
+
+    def leave_when_stopped(_: int) -> None:
+        if stop and world.size == 1:  # one of several would leave the others waiting
+            raise _StoppedError
+
+    def skip(error: DatasetError) -> None:
+        parts.loader.unreadable.add(str(error))
+
+    share_buffers(session.evaluated)
+    result = score(
+        session.evaluated,
+        iterate_samples(
+            _before(deadline, shard(samples, world.rank, world.size)),
+            classes=facts.classes,
+            in_channels=facts.in_channels,
+            cache=parts.cache,
+            on_unreadable=None if config.training.strict or world.size > 1 else skip,
+        ),
+        window=decided(config.inference.window),
+        overlap=decided(config.inference.overlap),
+        autocast_dtype=parts.autocast_dtype,
+        loss=parts.loss,
+        on_progress=leave_when_stopped,
+    )
+    result = ImageScores.in_order(gather_objects(result))
+    if not result.sample_ids:
+        raise DatasetError("none of the val samples can be read: see the warnings above")
+    if first:
+        session.reached.num_val = len(result.sample_ids)
+        if len(result.sample_ids) < len(samples):
+            logger.info(
+                "validating on %d of %d images: all of them would take more than %.0f %% of the "
+                "budget; `unet evaluate --split val` scores them all",
+                len(result.sample_ids),
+                len(samples),
+                100 * VALIDATION_SHARE,
+            )
+    return result
+
+
+def _before(deadline: float, samples: Sequence[Sample]) -> Iterator[Sample]:
+    """The samples that are asked for before `deadline`, at least one."""
+    for number, sample in enumerate(samples):
+        if number and time.monotonic() > deadline:
+            return
+        yield sample
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """`samples` in an order of which every beginning is spread over all: 0, n/2, n/4, 3n/4, ...
+
+    By the bit-reversed index, the sequence of van der Corput (1935).
+    """
+    bits = max(1, (len(samples) - 1).bit_length())
+    order = sorted(range(len(samples)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
+    return [samples[i] for i in order]
+
+
+def _record(session: Session, row: dict[str, float]) -> None:
+    """Add the figures of an epoch to history.csv, to MLflow and to the log."""
+    position = session.position
+    entry = {"epoch": position.epoch_number, "step": position.step} | row
+    history = session.reached.history
+    if history and history[-1]["epoch"] == entry["epoch"]:
+        history.pop()  # an epoch that was ended early and has been resumed: now it is whole
+    history.append(entry)
+    if not session.is_main:
+        return
+    runs.write_history(session.folder, session.reached.history)
+    session.track.log_metrics(row, step=position.epoch_number)
+    shown = {
+        "train loss": row.get("train/loss"),
+        "val loss": row.get("val/loss"),
+        "mean IoU": row.get("val/mean_iou"),
+        "mean Dice": row.get("val/mean_dice"),
+    }
+    words = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
+    logger.info("epoch %3d  step %5d  %s", position.epoch_number, position.step, words)

@@ -324,6 +324,22 @@ def _set(place: int, key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _set_image(place: int, key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["images"][place][key] = value
+
+    return change
+
+
+def _wide(root: Path, relative: str) -> None:
+    """An image of 96x64 that its annotations give as 64x96."""
+    save(root / relative, picture(3, side=96)[:SIDE])
+    path = next(root.glob("*.json"))
+    content = json.loads(path.read_text())
+    content["images"][3] |= {"width": SIDE, "height": 96}
+    path.write_text(json.dumps(content))
+
+
 def _numpy_mask(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     clean(root)
     (root / "masks" / "00.png").unlink()
@@ -557,6 +573,12 @@ FAULTS: dict[str, tuple[Zoo, tuple[str, ...], str, int, str]] = {
         _write("images/13.png.part", b"x"), (), "foreign-files", 0, "13.png.part"),
     "COCO image missing": (
         lambda r: (_coco(r), (r / "images/03.png").unlink()), (), "missing-images", 4, "03.png"),
+    "COCO gives another size": (
+        lambda r: _coco(r, _set_image(3, "height", 640)), (), "other-sizes", 4,
+        "03: image 64x64, 64x640 by annotations.json"),
+    "COCO swaps width and height": (
+        lambda r: (_coco(r), _wide(r, "images/03.png")), (), "other-sizes", 4,
+        "width and height in the annotations"),
     "COCO polygon of two corners": (
         lambda r: _coco(r, _set(3, "segmentation", [[1, 1, 5, 5]])), (),
         "broken-shapes", 0, ""),

@@ -25,7 +25,7 @@ from unet_pipeline.datasets.manifest import (
     natural_key,
 )
 from unet_pipeline.datasets.samples_csv import load_samples
-from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.errors import DatasetError, ResourceError, UserError
 
 
 def make(data: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Manifest:
@@ -190,13 +190,13 @@ def edited(folder: Path, name: str, old: str, new: str) -> None:
     [
         ("dataset.yaml", "format_version: 1", "format_version: 2", "upgrade unet-pipeline"),
         ("dataset.yaml", "in_channels: 3", "in_channels: 0", "in_channels: .*prepare again"),
-        ("dataset.yaml", "in_channels: 3", "in_channel: 3", "prepare again"),
+        ("dataset.yaml", "in_channels: 3", "in_channel: 3", "; remove .* and prepare again"),
         ("dataset.yaml", "name: data", "name: [", "no valid YAML"),
         ("samples.csv", ",val,", ",valid,", r"row 3: unknown split 'valid': did you mean 'val'"),
         ("samples.csv", ",641,", ",wide,", r"row 3: width 'wide'"),
         ("samples.csv", "patient 0,,641", "patient 0,x,641", r"row 3: fold 'x'"),
         ("samples.csv", "patient 0,,641", "patient 0,1,641", "has a fold 1, but .* knows 0 folds"),
-        ("samples.csv", "split", "part", "has no column split"),
+        ("samples.csv", "split", "part", "has no column split; remove .* and prepare again"),
         ("samples.csv", "\nb,", "\na,", r"sample ids occur twice \(a\)"),
         ("samples.csv", "\nb,", "\n,", "row 3: sample_id or image is empty"),
         ("samples.csv", "images/c.jpg", "images/gone.jpg", r"1 of 5 files .* not there any more"),
@@ -440,3 +440,15 @@ def test_numbers_in_names_sort_as_numbers() -> None:
     names = ["b", "a10", "a2", "a2b", "10", "9", "a"]
     assert sorted(names, key=natural_key) == ["9", "10", "a", "a2", "a2b", "a10", "b"]
     assert natural_key("x²") != natural_key("x2")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ResourceError, match=r"locked: permission denied") as caught:
+        Manifest.is_in(tmp_path / "locked")
+    assert "dataset.yaml" not in str(caught.value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from unet_pipeline.errors import DatasetError, UserError
@@ -264,3 +265,10 @@ def test_numbered_images_of_all_channels_are_images(place, make_segmenter):
     Image.new("RGB", (5, 4)).save("a_0001.png")
     assert read_pixels(Path("a_0001.png"), make_segmenter(in_channels=3).card).shape == (4, 5, 3)
     assert read_pixels(Path("a_0000.png"), make_segmenter().card).shape == (4, 5, 1)
+
+
+def test_a_stack_is_told_what_predict_can_do_with_it(place, make_segmenter):
+    tifffile.imwrite("stack.tif", np.zeros((40, 20, 24), np.uint8), photometric="minisblack")
+    with pytest.raises(DatasetError, match="save each page as a file of its own") as caught:
+        read_pixels(Path("stack.tif"), make_segmenter().card)
+    assert "--pages" not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pydantic
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.models import ModelCard, Segmenter, build_network
+from unet_pipeline.models import ModelCard, Segmenter, build_network, load_model, save_model
 from unet_pipeline.models import networks as networks_module
 
 MakeCard = Callable[..., ModelCard]
@@ -84,6 +85,21 @@ def test_the_logits_of_all_levels_are_float32_in_training_and_the_full_ones_in_e
     assert all(level.dtype == torch.float32 for level in levels)
     assert logits.shape == (2, 2, 32, 48)
     assert logits.dtype == torch.float32
+
+
+def test_a_model_with_a_stem_and_deep_supervision_survives_its_file(
+    make_card: MakeCard, tmp_path: Path
+) -> None:
+    options = {"base_channels": 2, "depth": 2, "stem": 4, "deep_supervision": True}
+    torch.manual_seed(0)
+    segmenter = Segmenter.from_card(make_card(options=options)).eval()
+    save_model(tmp_path / "model.safetensors", segmenter)
+    loaded = load_model(tmp_path / "model.safetensors")
+    raw = torch.from_numpy(pixels(0, 256, channels=1))
+    with torch.no_grad():
+        assert torch.equal(loaded(raw), segmenter(raw))
+    for name, tensor in segmenter.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 8, 8), (8, 8), (1, 1, 0, 8), (0, 1, 8, 8)])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from unet_pipeline.errors import UserError
 from unet_pipeline.models import DoubleConv, UNet
 from unet_pipeline.models.layers import pad_to
-from unet_pipeline.models.unet import STEMS, SubPixelOut
+from unet_pipeline.models.unet import STEMS, UpsampledOut
 
 TOLERANCE = 1e-5  # float32
 
@@ -236,52 +236,39 @@ def test_levels_are_visited_once_each_however_deep(depth: int, bilinear: bool) -
 
 @pytest.mark.parametrize("stem", [2, 4])
 @pytest.mark.parametrize("size", [(32, 48), (37, 53), (1, 1), (64, 9)])
-def test_a_stem_is_a_plain_unet_between_folding_and_unfolding(
+def test_a_stem_is_a_plain_unet_of_folded_pixels_whose_logits_are_interpolated(
     stem: int, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
     network = UNet(in_channels=2, num_classes=3, base_channels=4, depth=2, stem=stem).eval()
-    plain = UNet(in_channels=2 * stem**2, num_classes=3 * stem**2, base_channels=4, depth=2).eval()
+    plain = UNet(in_channels=2 * stem**2, num_classes=3, base_channels=4, depth=2).eval()
     state = network.state_dict()
-    plain.load_state_dict({name.replace("subpixels", "conv"): t for name, t in state.items()})
+    plain.load_state_dict({name.replace("coarse", "conv"): t for name, t in state.items()})
     height, width = size
     x = image(2, 2, height, width)
     padded = pad_to(x, stride=stem, min_size=stem * 4)
     rows, columns = padded.shape[-2] // stem, padded.shape[-1] // stem
-    # (n, channel, row, i, column, j) -> channels counted by channel, i, j; and back
+    # (n, channel, row, i, column, j) -> channels counted by channel, i, j
     squares = padded.reshape(2, 2, rows, stem, columns, stem).permute(0, 1, 3, 5, 2, 4)
     with torch.no_grad():
-        folded = plain(squares.reshape(2, -1, rows, columns))
-        unfolded = folded.reshape(2, 3, stem, stem, rows, columns).permute(0, 1, 4, 2, 5, 3)
-        wanted = unfolded.reshape(2, 3, rows * stem, columns * stem)[..., :height, :width]
-        assert torch.equal(network(x), wanted)
+        coarse = plain(squares.reshape(2, -1, rows, columns))
+        size = (rows * stem, columns * stem)
+        wanted = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        assert torch.equal(network(x), wanted[..., :height, :width])
 
 
-@pytest.mark.parametrize("stem", [2, 4])
-def test_the_sub_pixels_of_a_class_start_alike_and_those_of_two_classes_do_not(stem: int) -> None:
-    torch.manual_seed(0)
-    network = UNet(in_channels=1, num_classes=3, base_channels=4, depth=2, stem=stem).eval()
+@pytest.mark.parametrize("factor", [2, 4])
+def test_logits_are_interpolated_between_the_middles_of_the_squares(factor: int) -> None:
+    head = UpsampledOut(1, 1, factor)
+    nn.init.ones_(head.coarse.weight)
+    assert head.coarse.bias is not None
+    nn.init.zeros_(head.coarse.bias)
+    ramp = torch.arange(6.0).expand(1, 1, 4, 6)
     with torch.no_grad():
-        logits = network(image(1, 1, 32, 32))
-    coarse = logits[..., ::stem, ::stem]
-    assert torch.equal(logits, F.interpolate(coarse, scale_factor=stem, mode="nearest"))
-    assert not torch.equal(logits[:, 0], logits[:, 1])
-
-
-def test_sub_pixels_learn_apart_and_can_be_put_back_to_a_common_start() -> None:
-    torch.manual_seed(0)
-    head = SubPixelOut(3, 2, 2)
-    x = image(1, 3, 4, 4)
-    head(x)[..., ::2, ::2].sum().backward()
-    assert head.subpixels.weight.grad is not None
-    assert (head.subpixels.weight.grad.flatten(1).abs().sum(1) > 0).tolist() == [
-        *(True, False, False, False),
-        *(True, False, False, False),
-    ]
-    nn.init.normal_(head.subpixels.weight)  # as an initializer draws them
-    head.start_alike()
-    with torch.no_grad():
-        assert torch.equal(head(x), F.interpolate(head(x)[..., ::2, ::2], scale_factor=2.0))
+        logits = head(ramp)
+    assert logits.shape == (1, 1, 4 * factor, 6 * factor)
+    middles = (torch.arange(6.0 * factor) + 0.5) / factor - 0.5
+    assert torch.allclose(logits[0, 0, 0], middles.clamp(0, 5), atol=1e-6)
 
 
 @pytest.mark.parametrize("stem", [2, 4])
@@ -289,7 +276,7 @@ def test_a_stem_changes_the_names_of_the_last_layer_only(stem: int) -> None:
     with torch.device("meta"):
         plain = UNet(in_channels=3, num_classes=2)
         folding = UNet(in_channels=3, num_classes=2, stem=stem)
-    expected = [name.replace("outc.conv", "outc.subpixels") for name in plain.state_dict()]
+    expected = [name.replace("outc.conv", "outc.coarse") for name in plain.state_dict()]
     assert list(folding.state_dict()) == expected
 
 

@@ -41,28 +41,28 @@ def difference(one: Path, other: Path) -> float:
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
-def scores_of(folder: Path) -> list[dict[str, str]]:
-    """The scores of every epoch to the last digit, NaN included; without losses and the clock's."""
+def scores_of(folder: Path) -> list[dict[str, float]]:
+    """The scores of every epoch; without the training loss and what the clock says."""
     return [
-        {
-            name: repr(value)
-            for name, value in row.items()
-            if "loss" not in name and "time" not in name
-        }
+        {name: value for name, value in row.items() if name.startswith("val/")}
         for row in load_state(folder)["reached"]["history"]
     ]
 
 
 def test_two_processes_train_what_one_trains_and_one_of_them_reports(scenes: Path) -> None:
-    common = ["--data", str(scenes), "--epochs", "3", *GROUP_NORM]
+    common = ["--data", str(scenes), "--epochs", "2", *GROUP_NORM]
     assert cli.run(["train", *common, "--run-name", "one"]) == 0
     with torchrun(*common, "--run-name", "two") as child:
         out, err = child.communicate(timeout=200)
     assert child.returncode == 0, err
     one, two = Path("runs/digits/one"), Path("runs/digits/two")
-    assert load_state(two)["position"]["step"] == 12
+    assert load_state(two)["position"]["step"] == 8
     assert difference(one, two) <= 1e-5
-    assert scores_of(one) == scores_of(two)
+    first, *later = zip(scores_of(one), scores_of(two), strict=True)
+    # The same weights: the same counts, of three images in two processes
+    assert repr(first[0]) == repr(first[1])
+    for alone, together in later:  # a pixel may tip over where two logits are as good as equal
+        assert together == pytest.approx(alone, rel=1e-3, nan_ok=True)
     assert out.split() == [str(two)]
     assert err.count("best validation") == 1
     assert load_model(two).card.facts["run"] == "two"

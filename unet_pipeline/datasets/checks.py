@@ -131,8 +131,8 @@ def exif_disagrees(scans: Sequence[PairScan]) -> Iterator[Finding]:
         yield Finding(
             "exif-orientation",
             "warning",
-            f"{counted(len(some), 'image')} {agree(len(some), 'are')} turned by EXIF orientation and "
-            "their masks carry none; by size alone both ways fit",
+            f"{counted(len(some), 'image')} {agree(len(some), 'are')} turned by EXIF orientation "
+            "and their masks carry none; by size alone both ways fit",
             len(some),
             tuple(s.pair.sample_id for s in some[:5]),
             "look at their overlays in the report.html of `unet prepare`; if masks are turned, "
@@ -220,9 +220,9 @@ def alpha_with_information(scans: Sequence[PairScan]) -> Iterator[Finding]:
             yield Finding(
                 f"alpha-in-{what}",
                 "warning",
-                f"{counted(len(some), what[:-1])} {agree(len(some), 'have')} an alpha channel that is "
-                "not opaque everywhere; alpha is dropped, and what is transparent counts like the "
-                "rest",
+                f"{counted(len(some), what[:-1])} {agree(len(some), 'have')} an alpha channel that "
+                "is not opaque everywhere; alpha is dropped, and what is transparent counts like "
+                "the rest",
                 len(some),
                 tuple(s.pair.sample_id for s in some[:5]),
                 "flatten them where transparency matters"

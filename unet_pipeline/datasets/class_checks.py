@@ -107,8 +107,8 @@ def rare_classes(pixels: Sequence[ClassPixels], classes: Classes) -> Iterator[Fi
         yield Finding(
             "rare-classes",
             "warning",
-            f"{counted(len(rare), 'class')} {agree(len(rare), 'have')} less than {RARE_CLASS:.1%} of "
-            "the pixels",
+            f"{counted(len(rare), 'class')} {agree(len(rare), 'have')} less than {RARE_CLASS:.1%} "
+            "of the pixels",
             len(rare),
             tuple(f"{name} {share:.4%}" for name, share in rare[:5]),
             'train with --loss "ce(class_weights=sqrt) + dice", or merge them with --values and '

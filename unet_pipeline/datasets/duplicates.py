@@ -96,8 +96,8 @@ def near_duplicates(
     """Pairs of pictures that are one picture scaled, brightened, compressed again or cut a little.
 
     Equal ones and pictures below 48 pixels are left out. thumbnail: the small grey picture of a
-    scan, to verify what the hashes say; what both say is verified by `Details`. Every hash is compared with every other one, which is
-    exact, and quick enough.
+    scan, to verify what the hashes say; what both say is verified by `Details`. Every hash is
+    compared with every other one, which is exact, and quick enough.
     """
     places = [
         i

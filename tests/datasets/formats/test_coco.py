@@ -917,3 +917,26 @@ def test_folders_of_one_split_do_not_give_two_images_one_id(tmp_path: Path) -> N
     )
     ids = {pair.sample_id for pair in read(tmp_path).pairs}
     assert ids == {"train/a.png", "train2017/a.png"}
+
+
+def test_an_annotation_that_is_listed_twice_is_told(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    same, other = annotation([square(2, 2, 5)]), annotation([square(9, 9, 5)])
+    write(tmp_path / "annotations.json", same, other, same, annotation(square(2, 2, 5), category=2))
+    (finding,) = read(tmp_path).findings
+    assert (finding.code, finding.severity, finding.count) == ("repeated-annotations", "warning", 1)
+
+
+def test_an_image_outside_the_folder_is_said_to_be_there_and_not_followed(tmp_path: Path) -> None:
+    pictures(tmp_path, "elsewhere/b.png", "here/a.png")
+    for name in ("../elsewhere/b.png", str(tmp_path / "elsewhere" / "b.png")):
+        write(
+            tmp_path / "here" / "annotations.json",
+            annotation([square(2, 2, 5)]),
+            annotation([square(2, 2, 5)], image=2),
+            images=("a.png", name),
+        )
+        (finding,) = read(tmp_path / "here").findings
+        assert (finding.code, finding.severity) == ("missing-images", "error")
+        assert "lies outside the folder" in finding.message
+        assert finding.examples == (name,)

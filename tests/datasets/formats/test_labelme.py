@@ -576,3 +576,11 @@ def test_the_fruits_inside_their_files_are_the_photos(real_data: RealData, tmp_p
         photo = read_image(root / "images" / f"{pair.sample_id}.jpg")
         # the copy inside was compressed once more
         assert np.abs(pair.image.pixels().astype(float) - photo).mean() < 6
+
+
+def test_a_circle_without_a_radius_is_a_fault_and_no_pixel(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    annotate(tmp_path / "a.json", shape("cat", SQUARE), shape("cat", [[6, 5], [6, 5]], "circle"))
+    (finding,) = read(tmp_path).findings
+    assert (finding.code, finding.count) == ("broken-shapes", 1)
+    assert "a circle without a radius" in finding.examples[0]

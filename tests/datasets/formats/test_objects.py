@@ -204,7 +204,7 @@ def test_a_folder_of_images_and_a_folder_of_masks_are_no_objects(
 def test_masks_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
     two_objects(tmp_path, "a")
     save(tmp_path / "a" / "masks" / "z.png", np.ones((3, 4), dtype=np.uint8))
-    with pytest.raises(DatasetError, match=r"z\.png: is 4x3 pixels, but p\.png .* is 10x8"):
+    with pytest.raises(DatasetError, match=r"z\.png: is 4x3 pixels, its image a\.png 10x8"):
         mask_of(read(tmp_path), "a").pixels()
 
 
@@ -296,3 +296,15 @@ def test_a_copy_in_the_layout_of_objects_below_plain_folders_is_not_taken_for_th
     real_data: Callable[[str], Path],
 ) -> None:
     assert not recognised(real_data("dsb2018_mini"))
+
+
+@pytest.mark.parametrize("wrong", ["p", "q"])
+def test_of_files_of_two_sizes_the_one_is_named_that_does_not_fit_the_image(
+    tmp_path: Path, wrong: str
+) -> None:
+    two_objects(tmp_path, "a")
+    two_objects(tmp_path, "b")
+    save(tmp_path / "a" / "masks" / f"{wrong}.png", np.ones((3, 10), np.uint8))
+    expected = rf"{wrong}\.png: is 10x3 pixels, its image a\.png 10x8: save all masks"
+    with pytest.raises(DatasetError, match=expected):
+        mask_of(read(tmp_path), "a").pixels()

@@ -79,17 +79,19 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path, delimiter: str) -> None
 
 
 def test_absolute_paths_and_those_of_windows_are_found(tmp_path: Path) -> None:
-    files(tmp_path, "far/scans/a.png", "far/scans/sub/b.png", "t/masks/a.png")
+    files(tmp_path, "far/scans/a.png", "far/scans/sub/b.png", "t/masks/a.png", "t/masks/b.png")
     table(
         tmp_path / "t",
         "image,mask\n"
         f"{tmp_path}/far/scans/a.png,masks\\a.png\n"
-        f"../far/scans/sub/b.png,{tmp_path}/t/masks/a.png\n",
+        f"../far/scans/sub/b.png,{tmp_path}/t/masks/b.png\n",
     )
     found = read(tmp_path / "t")
     assert [p.sample_id for p in found.pairs] == ["a", "sub/b"]
     assert found.pairs[1].image == tmp_path / "far" / "scans" / "sub" / "b.png"
-    assert {p.mask for p in found.pairs} == {tmp_path / "t" / "masks" / "a.png"}
+    assert [p.mask for p in found.pairs] == [
+        tmp_path / "t" / "masks" / name for name in ("a.png", "b.png")
+    ]
     assert found.findings == ()
 
 
@@ -130,8 +132,8 @@ def test_every_faulty_row_is_named_and_left_out(tmp_path: Path) -> None:
 
 
 def test_a_column_of_empty_splits_is_no_split(tmp_path: Path) -> None:
-    files(tmp_path, "a.png", "b.png", "m.png")
-    table(tmp_path, "image,mask,split\na.png,m.png,\nb.png,m.png\n")
+    files(tmp_path, "a.png", "b.png", "m.png", "n.png")
+    table(tmp_path, "image,mask,split\na.png,m.png,\nb.png,n.png\n")
     found = read(tmp_path)
     assert [p.split for p in found.pairs] == [None, None]
     assert found.findings == ()
@@ -240,3 +242,13 @@ def test_a_real_dataset_is_read_by_a_table_of_it(
     assert len(found.pairs) == len(rows) > 0
     assert found.findings == ()
     assert all(p.image.stem == p.mask.stem == p.sample_id for p in found.pairs)  # type: ignore[union-attr]
+
+
+def test_a_mask_of_two_images_is_a_warning(tmp_path: Path) -> None:
+    files(tmp_path, "i/a.png", "i/b.png", "i/c.png", "m/a.png", "m/c.png")
+    table(tmp_path, "image,mask\ni/a.png,m/a.png\ni/b.png,m/a.png\ni/c.png,m/c.png\n")
+    found = read(tmp_path)
+    assert len(found.pairs) == 3
+    (finding,) = found.findings
+    assert (finding.code, finding.severity) == ("repeated-masks", "warning")
+    assert finding.examples == (f"i/b, as i/a: {tmp_path / 'm' / 'a.png'}",)

@@ -289,3 +289,15 @@ def test_two_folders_without_lists_are_not_recognised(tmp_path: Path) -> None:
     lists(tmp_path, train="a")
     assert FORMAT.recognise(list_tree(tmp_path)) is not None
     assert FORMAT.recognise(list_tree(tmp_path / "JPEGImages" / "a.jpg")) is None
+
+
+@pytest.mark.parametrize(("line", "told"), [("b.jpg", "without extension"), ("b\t1", "number")])
+def test_names_with_an_extension_or_a_number_are_told_how_to_write_them(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    pair(tmp_path, "a", "b")
+    lists(tmp_path, train="a")
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text(f"{line}\n")
+    findings = read(tmp_path).findings
+    assert [f.code for f in findings] == ["missing-images", "missing-masks"]
+    assert all(told in f.remedy for f in findings)

@@ -94,7 +94,7 @@ def read(tree: Tree, images: str | None, masks: str | None) -> Found:
         sentence,
         tuple(left_out),
         class_list=read_class_list(tree.root),
-        findings=(*faults.findings(len(rows)), *_repeated_masks(good)),
+        findings=(*faults.findings(len(rows)), *_repeated_masks(pairs)),
     )
 
 
@@ -279,22 +279,17 @@ _FAULTS = {
 }
 
 
-def _repeated_masks(rows: Sequence[_Usable]) -> Iterator[Finding]:
-    """The rows of other images that name the mask of an earlier row."""
-    first: dict[Path, int] = {}
-    again = [usable for usable in rows if first.setdefault(usable.mask, usable.row.number)
-             != usable.row.number]  # fmt: skip
+def _repeated_masks(pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """The pairs whose mask is that of another image."""
+    first: dict[str, str] = {}
+    again = [p for p in pairs if first.setdefault(str(p.mask), p.sample_id) != p.sample_id]
     if again:
         yield Finding(
             "repeated-masks",
             "warning",
-            f"{len(again)} of {counted(len(rows), 'row')} {agree(len(again), 'name')} the mask of "
-            "an earlier row for another image",
+            f"{counted(len(again), 'image')} {agree(len(again), 'have')} the mask of another one",
             len(again),
-            tuple(
-                f"row {u.row.number}, as row {first[u.mask]}: {u.row.cells['mask']}"
-                for u in again[:5]
-            ),  # fmt: skip
+            tuple(f"{p.sample_id}, as {first[str(p.mask)]}: {p.mask}" for p in again[:5]),
             "correct the rows, unless these images show one scene",
         )
 

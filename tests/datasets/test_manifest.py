@@ -271,7 +271,7 @@ def test_a_hundred_thousand_rows_cost_one_listing_a_folder_and_no_question_a_fil
     assert loaded.samples == rows
     listed = {name: count for name, count in asked.items() if name.startswith("os.")}
     folders = ("images", "images/sub", "masks", "masks/sub")
-    assert listed == {f"os.listdir {tmp_path / 'data' / name}": 1 for name in folders}
+    assert listed == {f"os.scandir {tmp_path / 'data' / name}": 1 for name in folders}
     opened = [name for name in asked if name.startswith("open ")]
     assert set(opened) <= {f"open {tmp_path / n}" for n in ("samples.csv", "dataset.yaml")}
     assert 0 < stats < 20

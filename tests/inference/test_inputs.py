@@ -268,7 +268,7 @@ def test_numbered_images_of_all_channels_are_images(place, make_segmenter):
 
 
 def test_a_stack_is_told_what_predict_can_do_with_it(place, make_segmenter):
-    tifffile.imwrite("stack.tif", np.zeros((40, 20, 24), np.uint8), photometric="minisblack")
+    tifffile.imwrite("stack.tif", np.zeros((20, 64, 64), np.uint8), photometric="minisblack")
     with pytest.raises(DatasetError, match="save each page as a file of its own") as caught:
         read_pixels(Path("stack.tif"), make_segmenter().card)
     assert "--pages" not in str(caught.value)

@@ -238,8 +238,8 @@ def overlapping_objects(scans: Sequence[PairScan]) -> Iterator[Finding]:
         yield Finding(
             "overlapping-objects",
             "note",
-            f"{counted(sum(s.mask.overlap for s in touched), 'pixel')} of "
-            f"{counted(len(touched), 'image')} belong to several objects; they count once",
+            f"{sum(s.mask.overlap for s in touched)} pixels belong to several objects, in "
+            f"{counted(len(touched), 'image')}; they count once",
             len(touched),
             tuple(s.pair.sample_id for s in touched[:5]),
         )

@@ -137,7 +137,6 @@ def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
         names=[sample.sample_id for sample in parts.loader.samples],
         after_step=shown.after_step,
     )
-    whole = position.batch == len(parts.loader)  # else the run ends within the epoch
     if any_rank(bool(stop)) or not position.samples:  # asked to end, or out of time meanwhile
         return
     seconds, images = position.elapsed() - began, position.samples - before
@@ -151,13 +150,22 @@ def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
     if ended or position.epoch_number % decided(config.training.val_every) == 0:
         row |= _validate(session, stop)
     _record(session, row)
-    if whole:
+    if _is_trained(session):  # else the run ends within the epoch
         shown.trained += position.end_epoch()[1]
     shown.save()
 
 
 def _goes_on(session: Session, stop: StopRequest) -> bool:
-    return agree_max(1.0 if stop else progress(session)) < 1 and not _out_of_patience(session)
+    if any_rank(bool(stop)):
+        return False
+    if _is_trained(session):  # a run that was stopped then: the end of the epoch is missing
+        return True
+    return agree_max(progress(session)) < 1 and not _out_of_patience(session)
+
+
+def _is_trained(session: Session) -> bool:
+    """Whether all steps of the epoch in progress are taken."""
+    return session.position.batch == len(session.parts.loader)
 
 
 def _out_of_patience(session: Session) -> bool:
@@ -185,9 +193,9 @@ def _validate(session: Session, stop: StopRequest) -> dict[str, float]:
         reached.panels = 1 + int(share * PANEL_STEPS)
         # The last validation, the panel of the best model and saving will take as long again
         reached.seconds_to_end = 1.1 * (position.elapsed() - began) + 1.0
-    parts.schedule.observe(row["val/mean_dice"])
     if position.step == 0:
         return row
+    parts.schedule.observe(row["val/mean_dice"])
     # Written so that NaN, which compares false, never counts as better
     if row["val/mean_iou"] > reached.best.get("val/mean_iou", -1.0):
         reached.best = {"epoch": position.epoch_number, "step": position.step} | row

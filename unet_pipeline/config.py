@@ -223,6 +223,10 @@ class RuntimeSettings(Settings):
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Processes that load training data (chosen where not given)."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the network (torch.compile): a minute at the start, for long runs.",
+    )
     sync_batchnorm: bool = Field(
         False,
         description="Batch normalisation over the batch of all processes (GPUs, torchrun).",

@@ -249,7 +249,7 @@ def test_equal_pictures_share_a_split_whatever_their_files(tmp_path: Path) -> No
         two, seven = (s for s in manifest.samples if s.sample_id in ("s2", "s7"))
         assert (two.split, two.group) == (seven.split, seven.group) == (two.split, "s2")
         assert two.content != seven.content
-        assert "equal pictures in one split, 1 times (s2 = s7)" in sentences(manifest)
+        assert "equal pictures in one split, once (s2 = s7)" in sentences(manifest)
 
 
 def test_black_slices_tie_no_patients_together(tmp_path: Path) -> None:

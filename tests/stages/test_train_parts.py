@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import unet_pipeline as up
+from tests.stages.conftest import TINY
 from unet_pipeline import cli
 from unet_pipeline.config import load_config
 from unet_pipeline.training.checkpoints import load_state
@@ -157,3 +159,63 @@ def test_balanced_weights_come_from_the_training_masks(scenes: Path) -> None:
         "training.loss": f"ce(class_weights={weights})"}))  # fmt: skip
     for name, weight in weights_of(by_rule.folder).items():
         torch.testing.assert_close(weight, weights_of(by_hand.folder)[name], msg=name)
+
+
+def test_a_compiled_network_trains_to_the_same_weights_under_the_same_names(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The compiler's own front and no C++: seconds in place of a minute
+    compile_network = torch.nn.Module.compile
+    compiled: list[torch.nn.Module] = []
+
+    def quickly(self: torch.nn.Module) -> None:
+        compiled.append(self)
+        compile_network(self, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    common = ["train", "--data", str(scenes), "--max-steps", "3", "--tracking", "off", *TINY]
+    assert cli.run([*common, "--run-name", "plain"]) == 0
+    assert cli.run([*common, "--run-name", "compiled", "--set", "runtime.compile=true"]) == 0
+    assert len(compiled) == 1
+    plain, other = (load_state(Path("runs/digits", n))["network"] for n in ("plain", "compiled"))
+    assert list(plain) == list(other)
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight, other[name])
+
+
+def test_an_encoder_may_stay_as_it_is_or_learn_slowly(scenes: Path) -> None:
+    network = ["--model", "smp:Unet/resnet18", "--image-size", "64", "--batch-size", "4"]
+    common = ["train", "--data", str(scenes), "--max-steps", "2", "--tracking", "off", *network,
+              "--device", "cpu", "--amp", "off"]  # fmt: skip
+    assert cli.run([*common, "--run-name", "start", "--lr", "1e-30"]) == 0
+    for name, assignment in (
+        ("frozen", "freeze_encoder=true"),
+        ("slow", "encoder_lr_factor=1e-20"),
+    ):
+        asked = ["--set", f"optimizer.{assignment}", "--set", "optimizer.weight_decay=0"]
+        assert cli.run([*common, "--run-name", name, *asked]) == 0
+        start, end = (load_state(Path("runs/digits", n))["network"] for n in ("start", name))
+        moved = {k: not torch.allclose(start[k], end[k], atol=1e-7) for k in start
+                 if "running" not in k and "batches" not in k}  # fmt: skip
+        assert not any(m for k, m in moved.items() if ".encoder." in k), name
+        assert all(m for k, m in moved.items() if "segmentation_head" in k), name
+
+
+def test_a_network_without_an_encoder_has_none_to_freeze(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frozen = ["--set", "optimizer.freeze_encoder=true"]
+    assert cli.run(["train", "--data", str(scenes), *TINY, *frozen]) == 2
+    assert "no encoder to freeze" in capsys.readouterr().err
+
+
+def test_deep_supervision_trains_and_predicts_like_any_other(scenes: Path) -> None:
+    deep = ["--set", "model.deep_supervision=true", "--set", "training.micro_batch=2"]
+    assert cli.run(["train", "--data", str(scenes), "--max-steps", "3", "--tracking", "off",
+                    "--run-name", "deep", *TINY, *deep]) == 0  # fmt: skip
+    assert cli.run(["evaluate", "--model", "runs/digits/deep", "--tracking", "off"]) == 0
+
+
+def test_the_first_picture_shows_what_augmentation_makes_of_samples(session_run: Path) -> None:
+    with Image.open(session_run / "samples" / "augmentation" / "000000.png") as picture:
+        assert picture.width > 4 * 64

@@ -64,7 +64,7 @@ def equal_pictures(scans: Sequence[PairScan], splits: Sequence[str]) -> Iterator
         yield Finding(
             "duplicates-cross-splits",
             "warning",
-            f"equal pictures in several splits (a leak), {len(crossing)} times: scores will be "
+            f"equal pictures in several splits (a leak), {_times(crossing)}: scores will be "
             "too good",
             len(crossing),
             names(crossing),
@@ -74,7 +74,7 @@ def equal_pictures(scans: Sequence[PairScan], splits: Sequence[str]) -> Iterator
         yield Finding(
             "duplicates",
             "warning",
-            f"equal pictures in one split, {len(inside)} times",
+            f"equal pictures in one split, {_times(inside)}",
             len(inside),
             names(inside),
             "they are kept in one split; remove all but one of each",
@@ -83,11 +83,15 @@ def equal_pictures(scans: Sequence[PairScan], splits: Sequence[str]) -> Iterator
         yield Finding(
             "contradicting-masks",
             "warning",
-            f"equal pictures with different masks, {len(differing)} times",
+            f"equal pictures with different masks, {_times(differing)}",
             len(differing),
             names(differing),
             "keep the right mask and remove the others",
         )
+
+
+def _times(groups: Sequence[object]) -> str:
+    return f"{len(groups)} times" if len(groups) > 1 else "once"
 
 
 def near_duplicates(

@@ -143,12 +143,14 @@ def _mended_mask(sample: Sample, classes: Classes, orientation: int) -> _Mended:
     mask = decode_mask(data, source=source)
     colored = classes.encoding == "rgb" and mask.palette is not None
     values = mask.palette[mask.values] if colored and mask.palette is not None else mask.values
-    indices = upright(classes.to_indices(values, source=source), orientation)
+    indices = classes.to_indices(values, source=source)
+    snapped = mask.lossy or (
+        classes.snap and not np.array_equal(classes.to_values(indices), values)
+    )
+    indices = upright(indices, orientation)
     check_size(indices, sample)
     changes = [
-        what
-        for what, applies in ((_MASK_TURNED, orientation != 1), (_SNAPPED, mask.lossy))
-        if applies
+        what for what, applies in ((_MASK_TURNED, orientation != 1), (_SNAPPED, snapped)) if applies
     ]
     if not changes and _is_indexed_png(data) and np.array_equal(indices, mask.values):
         return _Mended(".png", data)

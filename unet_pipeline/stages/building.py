@@ -74,13 +74,18 @@ def build_parts(config: TrainConfig, manifest: Manifest, world: World = ALONE) -
         _with_shared_statistics(build_segmenter(config, manifest.facts), config), device
     )
     decay = config.training.ema_decay
+    average = WeightAverage(segmenter, decay) if decay else None
+    if config.runtime.compile:  # in place, so that the names of a state dict stay
+        # Where no compiler is found, torch says so and computes as without
+        torch._dynamo.config.suppress_errors = True
+        segmenter.network.compile()
     share = config.training.cache_fraction / world.size
     cache = loaders.DecodedCache(int(share * free_memory()))
     return Parts(
         world=world,
         segmenter=segmenter,
         trained=_joined(segmenter, world),
-        average=WeightAverage(segmenter, decay) if decay else None,
+        average=average,
         loss=deep_loss(loss),
         optimizer=build_optimizer(
             config.optimizer.name,

@@ -16,10 +16,7 @@ from unet_pipeline.datasets.doctor import Diagnosis, check_values, examine, valu
 from unet_pipeline.datasets.exports import EXPORTS
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Found
-from unet_pipeline.datasets.formats.torchvision_sets import (
-    find_torchvision,
-    is_torchvision,
-)
+from unet_pipeline.datasets.formats.torchvision_sets import find_torchvision, is_torchvision
 from unet_pipeline.datasets.former import (
     ClassSettings,
     Former,
@@ -43,12 +40,7 @@ from unet_pipeline.files import (
     staged_folder,
 )
 from unet_pipeline.progress import progress_bar
-from unet_pipeline.stages.describing import (
-    can_train,
-    diagnosis_summary,
-    diagnosis_text,
-    verdict,
-)
+from unet_pipeline.stages.describing import can_train, diagnosis_summary, diagnosis_text, verdict
 from unet_pipeline.stages.opening import (
     find_data,
     former_samples,

@@ -99,8 +99,10 @@ def test_options_reach_the_settings_that_they_name(
     )  # fmt: skip
     assert (config.optimizer.name, config.optimizer.lr) == ("sgd", 1e-2)
     assert config.optimizer.options == {"momentum": 0.5}
-    assert config.runtime.model_dump() == {"device": "cpu", "amp": "off", "workers": 1, "seed": 5,
-                                           "sync_batchnorm": False}  # fmt: skip
+    assert config.runtime.model_dump() == {
+        "device": "cpu", "amp": "off", "workers": 1, "seed": 5,
+        "compile": False, "sync_batchnorm": False,
+    }  # fmt: skip
     assert config.output.model_dump() == {
         "runs_dir": "O", "run_name": "R", "experiment": "E", "tracking": "off", "tracking_uri": "U",
     }  # fmt: skip

@@ -64,3 +64,8 @@ def test_a_bad_file_is_one_line_that_names_it(
 def test_an_assignment_without_a_key_and_a_value_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"section\.key=value"):
         parse_assignments([text])
+
+
+def test_a_setting_that_is_set_twice_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr is set twice by --set; keep one"):
+        parse_assignments(["optimizer.lr=1", "model.name=unet", "optimizer.lr=2"])

@@ -59,6 +59,8 @@ def parse_assignments(assignments: tuple[str, ...] | list[str]) -> dict[str, Any
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise UserError(f"--set {text}: write it as section.key=value")
+        if name.strip() in overrides:
+            raise UserError(f"{name.strip()} is set twice by --set; keep one")
         try:
             overrides[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -1,13 +1,18 @@
-"""Samples as arrays: read from their files, kept in memory, decoded ahead of their turn."""
+"""Samples as arrays: read from their files, kept in memory or mapped, decoded ahead of time."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +22,8 @@ from torch.utils.data import get_worker_info
 from unet_pipeline.classes import Classes
 from unet_pipeline.datasets.images import read_image, read_mask, to_channels
 from unet_pipeline.datasets.manifest import Sample
+from unet_pipeline.datasets.raw_arrays import RawArrays
+from unet_pipeline.datasets.scan.content import stamp_of
 from unet_pipeline.errors import DatasetError
 
 _In = TypeVar("_In")
@@ -32,6 +39,15 @@ class Decoded(NamedTuple):
     """(H, W) class indices, 255 = void."""
 
 
+class SampleKey(NamedTuple):
+    """What a decoded sample is a function of, beside the content of its files."""
+
+    image: Path
+    mask: Path
+    in_channels: int
+    classes: Classes
+
+
 class DecodedCache:
     """Decoded samples kept in memory, as many as `byte_limit` allows, in the order they come.
 
@@ -40,13 +56,40 @@ class DecodedCache:
     threads and by several datasets. Worker processes read what was filled before they started
     (under fork without a copy) and share the rest of the limit among themselves; a copy sent to a
     spawned process starts empty. What is returned never depends on what the cache holds.
+
+    byte_limit: bytes of memory.
+    folder: a temporary one of this run alone, or None. What does not fit in memory is written there
+        once, and from then on read as arrays that are mapped from the files; the memory behind them
+        is the operating system's, one copy for all processes. Worker processes write there first,
+        so that each finds what any of them has decoded. Files that changed are decoded again, and
+        all arrays are read-only. The folder is removed by `close`, and if that was never called,
+        by the next run that has its folder beside it; a disk that is full and a folder that cannot
+        be written to cost no more than a warning. Processes may share one.
+    disk_limit: bytes that the files in `folder` may take together.
     """
 
-    def __init__(self, byte_limit: int) -> None:
+    def __init__(self, byte_limit: int, *, folder: Path | None = None, disk_limit: int = 0) -> None:
         self.byte_limit = byte_limit
-        self._held: dict[object, Decoded] = {}
+        self._disk = None if folder is None else RawArrays(folder, byte_limit=disk_limit)
+        self._held: dict[SampleKey, Decoded] = {}
         self._full = False
         self._adopt()
+
+    def __enter__(self) -> DecodedCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the folder, in the process that made it. Arrays that were returned stay good."""
+        if self._disk is not None:
+            self._disk.close()
 
     @property
     def num_bytes(self) -> int:
@@ -55,28 +98,50 @@ class DecodedCache:
 
     @property
     def full(self) -> bool:
-        """Whether a sample was turned away for want of room."""
+        """Whether a sample was turned away for want of room in memory."""
         return self._full
 
     def __len__(self) -> int:
+        """Samples in memory."""
         return len(self._held)
 
-    def get(self, key: object, decode: Callable[[], Decoded]) -> Decoded:
-        """The arrays of `key`, from memory, or decoded now and kept if they fit."""
+    def get(self, key: SampleKey, decode: Callable[[], Decoded]) -> Decoded:
+        """The arrays of `key`, from memory or disk, or decoded now and kept if they fit."""
         held = self._held.get(key)
         if held is not None:
             return held
+        if self._disk is not None:
+            return self._get_from(self._disk, key, decode)
         decoded = decode()
+        self._keep(key, decoded)
+        return decoded
+
+    def _get_from(self, disk: RawArrays, key: SampleKey, decode: Callable[[], Decoded]) -> Decoded:
+        name = _file_name(key)  # before decoding: a file that changes meanwhile has another one
+        stored = disk.read(name) if name else None
+        if stored is not None:
+            return Decoded(*stored)
+        decoded = _frozen(decode())
+        # In a worker process, memory would hold it for that one alone
+        if name and disk.lent and disk.write(name, *decoded):
+            return decoded
+        if not self._keep(key, decoded) and name and not disk.lent:
+            disk.write(name, *decoded)
+        return decoded
+
+    def _keep(self, key: SampleKey, decoded: Decoded) -> bool:
+        """Whether there is room for it in memory, where it is now."""
         if self._pid != os.getpid():  # a forked worker: the lock's state is that of another process
             self._adopt()
         size = decoded.image.nbytes + decoded.mask.nbytes
         with self._lock:
             if self._num_bytes + size > self._limit:
                 self._full = True
-            elif key not in self._held:
+                return False
+            if key not in self._held:
                 self._held[key] = decoded
                 self._num_bytes += size
-        return decoded
+        return True
 
     def _adopt(self) -> None:
         """Make this process the owner: its own lock, and its share of the memory that is left."""
@@ -87,8 +152,50 @@ class DecodedCache:
         num_sharers = worker.num_workers if worker else 1
         self._limit = self._num_bytes + (self.byte_limit - self._num_bytes) // num_sharers
 
-    def __reduce__(self) -> tuple[type[DecodedCache], tuple[int]]:
-        return DecodedCache, (self.byte_limit,)
+    def __reduce__(self) -> tuple[Callable[..., DecodedCache], tuple[Any, ...]]:
+        if self._disk is None:
+            return DecodedCache, (self.byte_limit,)
+        return _lent, (self.byte_limit, self._disk)
+
+
+def _lent(byte_limit: int, disk: RawArrays) -> DecodedCache:
+    """The cache as another process gets it: nothing in memory, the same folder."""
+    cache = DecodedCache(byte_limit)
+    cache._disk = disk
+    cache._pid = 0  # so that it is adopted when torch has said how many share the limit
+    return cache
+
+
+_FRESH_NS = 20_000_000  # the clock of file times ticks every 4 to 10 ms
+
+
+def _file_name(key: SampleKey) -> str:
+    """32 hexadecimal digits of the key and the state of its files; empty where they have none.
+
+    They have none where they are missing, and while they are so new that a second change might
+    leave no trace.
+    """
+    stamps = [stamp_of(path) for path in (key.image, key.mask)]
+    now = time.time_ns()
+    # The time of the entry, which no program can set back
+    if any(not stamp or 0 <= now - int(stamp.split(":")[2]) < _FRESH_NS for stamp in stamps):
+        return ""
+    paths = [os.path.abspath(path) for path in (key.image, key.mask)]  # noqa: PTH100  as stamp_of
+    named = (*map(os.fsencode, paths), *stamps, key.in_channels, _digest(key.classes))
+    return hashlib.blake2b(repr(named).encode(), digest_size=16).hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(classes: Classes) -> bytes:
+    return hashlib.blake2b(classes.model_dump_json().encode(), digest_size=16).digest()
+
+
+def _frozen(decoded: Decoded) -> Decoded:
+    """The same arrays as they will be when they are read again: in order, and read-only."""
+    image, mask = map(np.ascontiguousarray, decoded)
+    for array in (image, mask):
+        array.setflags(write=False)
+    return Decoded(image, mask)
 
 
 def read_sample(
@@ -116,7 +223,7 @@ def read_sample(
 
     if cache is None:
         return decode()
-    return cache.get((sample.image, path, in_channels, classes), decode)
+    return cache.get(SampleKey(sample.image, path, in_channels, classes), decode)
 
 
 def iterate_samples(

@@ -99,15 +99,16 @@ def near_duplicates(
 ) -> list[Likeness]:
     """Pairs of pictures that are one picture scaled, brightened, compressed again or cut a little.
 
-    Equal ones and pictures below 48 pixels are left out. thumbnail: the small grey picture of a
-    scan, to verify what the hashes say; what both say is verified by `Details`. Every hash is
-    compared with every other one, which is exact, and quick enough.
+    Of equal ones the first stands for all; pictures below 48 pixels are left out.
+    thumbnail: the small grey picture of a scan, to verify what the hashes say; what both say is
+    verified by `Details`. Every hash is compared with every other one, which is exact, and quick
+    enough.
     """
-    places = [
-        i
-        for i, scan in enumerate(scans)
-        if scan.image.phash and min(scan.image.height, scan.image.width) >= _LEAST_SIDE
-    ]
+    first_of: dict[bytes, int] = {}
+    for i, scan in enumerate(scans):
+        if scan.image.phash and min(scan.image.height, scan.image.width) >= _LEAST_SIDE:
+            first_of.setdefault(scan.image.picture, i)
+    places = list(first_of.values())
     hashes = np.array([scans[i].image.phash for i in places], dtype=np.uint64)
     forms = _Forms(lambda place: thumbnail(scans[places[place]]))
     found: list[Likeness] = []
@@ -120,8 +121,7 @@ def near_duplicates(
         for row, column in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
             first, second = places[start + row], places[start + column]
             sides = [(place, scans[place].pair.image) for place in (first, second)]
-            differ = scans[first].image.picture != scans[second].image.picture
-            if differ and details.agree(*sides):
+            if details.agree(*sides):
                 found.append(Likeness(first, second, int(bits[row, column])))
         if len(found) >= _MAX_FOUND:
             break

@@ -205,6 +205,11 @@ class TrainingSettings(Settings):
     cache_fraction: Fraction = Field(
         0.25, description="Share of the free memory that decoded images may fill."
     )
+    disk_fraction: Fraction = Field(
+        0.25,
+        description="Share of the free disk, beside the runs, for decoded images that do not fit "
+        "into memory; they are removed at the end.",
+    )
 
     @pydantic.model_validator(mode="before")
     @classmethod

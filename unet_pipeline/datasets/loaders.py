@@ -146,7 +146,9 @@ class SegmentationDataset(Dataset[Item]):
             sample, classes=self.classes, in_channels=self.in_channels, cache=self.cache
         )
         image, mask = self.vary(sample, Decoded(image, mask), epoch)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # A crop that is the whole image may be the cache's own array, which is not to be written to
+        pixels = torch.from_numpy(np.require(image.transpose(2, 0, 1), requirements=["C", "W"]))
+        mask = np.require(mask, requirements=["C", "W"])
         if stand_in:
             number, mask = STAND_IN, np.full_like(mask, IGNORE_INDEX)
         if self.point_sampler is None:

@@ -66,14 +66,12 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         split: [(sample.height, sample.width) for sample in manifest.split(split)]
         for split in ("train", "val")
     }
-    pixels = sum(height * width for side in sizes.values() for height, width in side)
-    pixel_bytes = 1 + facts.in_channels * getattr(torch, facts.dtype).itemsize
     plan = make_plan(
         train_sizes=sizes["train"],
         val_sizes=sizes["val"],
         device_type=choose_device(config.runtime.device).type,
         num_cores=num_cores(),
-        cached=pixels * pixel_bytes < training.cache_fraction * free_memory(),
+        cached=decoded_bytes(manifest) < training.cache_fraction * free_memory(),
         budget_seconds=training.budget_seconds,
         num_steps=lambda batch: _num_steps(training, len(sizes["train"]), batch),
         object_area=_object_area(facts),
@@ -118,6 +116,14 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         "overlap": given_or(config.inference.overlap, OVERLAP),
     }
     return TrainConfig.model_validate(tree), plan
+
+
+def decoded_bytes(manifest: Manifest) -> int:
+    """What all images and masks that a training reads take as arrays."""
+    facts = manifest.facts
+    samples = (*manifest.split("train"), *manifest.split("val"))
+    pixel_bytes = 1 + facts.in_channels * int(getattr(torch, facts.dtype).itemsize)
+    return pixel_bytes * sum(sample.height * sample.width for sample in samples)
 
 
 def _num_steps(training: TrainingSettings, num_train: int, batch: int) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from unet_pipeline.runtime import (
     place,
     seed_everything,
 )
-from unet_pipeline.stages.assembly import decided, precision_of
+from unet_pipeline.stages.assembly import decided, decoded_bytes, precision_of
 from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
 from unet_pipeline.training.losses.deep import deep_loss
@@ -60,11 +61,24 @@ class Parts:
     cache: loaders.DecodedCache
     autocast_dtype: torch.dtype | None
 
+    def close(self) -> None:
+        """End the processes that load, and remove what they have left on the disk."""
+        self.loader.close()
+        self.cache.close()
 
-def build_parts(config: TrainConfig, manifest: Manifest, world: World = ALONE) -> Parts:
+
+def build_parts(
+    config: TrainConfig,
+    manifest: Manifest,
+    world: World = ALONE,
+    *,
+    scratch: Path | None = None,
+) -> Parts:
     """The parts that a completed `config` asks for; the network's weights follow from its seed.
 
     world: the processes that train together, of which each builds its own.
+    scratch: the folder, the same for all of them, for decoded images that do not fit into memory;
+        without one these are decoded again in every epoch. `Parts.close` removes it.
     """
     device = choose_device(config.runtime.device)
     autocast_dtype = precision_of(config, device)
@@ -79,8 +93,7 @@ def build_parts(config: TrainConfig, manifest: Manifest, world: World = ALONE) -
         # Where no compiler is found, torch says so and computes as without
         torch._dynamo.config.suppress_errors = True
         segmenter.network.compile()
-    share = config.training.cache_fraction / world.size
-    cache = loaders.DecodedCache(int(share * free_memory()))
+    cache = _build_cache(config, manifest, world, scratch)
     return Parts(
         world=world,
         segmenter=segmenter,
@@ -225,6 +238,17 @@ def _fill(network: nn.Module, config: TrainConfig) -> None:
                 "leave one of the two out"
             )
         logger.info("weights from %s: %s", weights, loaded)
+
+
+def _build_cache(
+    config: TrainConfig, manifest: Manifest, world: World, scratch: Path | None
+) -> loaders.DecodedCache:
+    limit = int(config.training.cache_fraction / world.size * free_memory())
+    if scratch is None or decoded_bytes(manifest) < limit:
+        return loaders.DecodedCache(limit)
+    there = next(parent for parent in scratch.absolute().parents if parent.exists())
+    disk_limit = int(config.training.disk_fraction * shutil.disk_usage(there).free)
+    return loaders.DecodedCache(limit, folder=scratch, disk_limit=disk_limit)
 
 
 def _build_loader(

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import operator
 import shlex
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def _begin(
     data, given = manifest, config
     config, decisions = by_main(world, lambda: complete_config(given, data))
     with memory_errors(SMALLER):
-        parts = build_parts(config, manifest, world)
+        parts = build_parts(config, manifest, world, scratch=_scratch(config, world))
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     folder = by_main(world, lambda: _new_folder(config, experiment))
     track = None
@@ -131,6 +132,12 @@ def _begin(
             track = start_tracking(config, manifest, folder, experiment, parent=parent)
         sign_job(folder, world)
         return _run(Session(config, manifest, folder, parts, position, Reached(), track))
+
+
+def _scratch(config: TrainConfig, world: World) -> Path:
+    """A folder of this run's own beside the runs; that of a killed one goes when it is made."""
+    name = f".decoded-{uuid.uuid4().hex[:12]}"
+    return by_main(world, lambda: Path(config.output.runs_dir).absolute() / name)
 
 
 def _new_folder(config: TrainConfig, experiment: str) -> Path:
@@ -186,7 +193,8 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
                 f"the data in {config.data.path} has changed since {folder} began: "
                 "resuming would mix two datasets; start a new run"
             )
-        parts = build_parts(without_pretrained(config), manifest, world)
+        scratch = _scratch(config, world)
+        parts = build_parts(without_pretrained(config), manifest, world, scratch=scratch)
         restore_parts(parts, state)
         track = None
         if world.is_main:
@@ -260,7 +268,7 @@ def _run(session: Session) -> TrainedRun:
                 _finish(session)
         status = "FINISHED"
     finally:
-        session.parts.loader.close()
+        session.parts.close()
         if session.is_main:
             session.track.close(status)
     if session.is_main:

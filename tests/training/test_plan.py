@@ -130,7 +130,8 @@ def test_a_width_that_is_slower_than_foretold_is_not_taken() -> None:
 def test_the_stem_is_for_slow_devices_large_crops_and_objects_that_it_does_not_swallow() -> None:
     assert plan().model_options["stem"] == 2
     assert plan(device_type="cuda").model_options["stem"] == 1
-    assert plan(train_sizes=[(96, 96)] * 9).model_options["stem"] == 1
+    assert plan(train_sizes=[(96, 96)] * 9).model_options["stem"] == 2
+    assert plan(train_sizes=[(48, 96)] * 9).model_options["stem"] == 1
     assert plan(model_options={"depth": 1}).model_options["stem"] == 1
     assert plan(object_area=500.0).model_options["stem"] == 2
     swallowed = plan(object_area=5.0)

@@ -202,7 +202,8 @@ def _stem(
 ) -> tuple[int, str]:
     if device_type != "cpu":
         return 1, "none: a GPU has the time for every pixel"
-    if min(crop) < 128:
+    # Digit scenes of 96 pixels: 0.79 test mean IoU with it, 0.21 without (160 s, docs/log.md)
+    if min(crop) < 64:
         return 1, "none: the crops are small"
     if options.get("depth", 4) < 2:
         return 1, "none: the network is shallow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -134,15 +135,16 @@ def test_a_run_that_is_killed_leaves_no_half_of_a_copy_and_can_be_repeated(
     arguments = ["prepare", "cells", "-o", "out", *options]
     disks: list[Path] = []  # what is on the disk before each fifth file, as a kill would leave it
     write = files.write_atomic
-    calls = 0
+    calls, one_at_a_time = 0, threading.Lock()  # a file that others write would come and go
 
     def spied(path: Path, *given: Any, **more: Any) -> None:
         nonlocal calls
-        calls += 1
-        if calls % 5 == 0:
-            disks.append(tmp_path / f"disk{calls}")
-            shutil.copytree(tmp_path, disks[-1], ignore=shutil.ignore_patterns("disk*"))
-        write(path, *given, **more)
+        with one_at_a_time:
+            calls += 1
+            if calls % 5 == 0:
+                disks.append(tmp_path / f"disk{calls}")
+                shutil.copytree(tmp_path, disks[-1], ignore=shutil.ignore_patterns("disk*"))
+            write(path, *given, **more)
 
     for module in (exports_writing, repair, writing, manifest_module):
         if hasattr(module, "write_atomic"):

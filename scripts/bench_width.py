@@ -1,6 +1,7 @@
-"""How long a training step takes by width and memory layout, side by side, in one run.
+"""How long a training step takes by width, stem and memory layout, side by side, in one run.
 
-Usage: python scripts/bench_width.py [steps]. The first line is the reference of the ratios.
+Usage: python scripts/bench_width.py [steps]. The first line is the reference of the ratios. The
+plan of `unet train` has its ratios of widths from here (`training/plan.py`).
 """
 
 import sys
@@ -16,10 +17,13 @@ IMAGES = torch.rand(8, 3, 192, 256)
 MASKS = torch.randint(0, 11, (8, 192, 256))
 
 
-def seconds_per_step(width: int, layout: torch.memory_format, dtype: torch.dtype | None) -> float:
+def seconds_per_step(
+    width: int, stem: int, layout: torch.memory_format, dtype: torch.dtype | None
+) -> float:
     """The shortest of several steps: what the machine can do when nothing disturbs it."""
     torch.manual_seed(0)
-    network = UNet(in_channels=3, num_classes=11, base_channels=width).to(memory_format=layout)
+    network = UNet(in_channels=3, num_classes=11, base_channels=width, stem=stem)
+    network = network.to(memory_format=layout)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     times = []
     for _ in range(STEPS):
@@ -38,18 +42,20 @@ def main() -> None:
     """Print a line for each combination."""
     native = choose_precision("auto", torch.device("cpu"))
     reference = None
-    for width, layout, dtype in (
-        (16, torch.channels_last, native),
-        (16, torch.contiguous_format, native),
-        (16, torch.channels_last, None),
-        (32, torch.channels_last, native),
-        (32, torch.contiguous_format, native),
-        (64, torch.channels_last, native),
+    last, first = torch.channels_last, torch.contiguous_format
+    for width, stem, layout, dtype in (
+        (16, 1, last, native),
+        (16, 1, first, native),
+        (16, 1, last, None),
+        *((width, 1, last, native) for width in (24, 32, 48, 64)),
+        (32, 1, first, native),
+        *((width, 2, last, native) for width in (16, 24, 32, 48, 64)),
     ):
-        seconds = seconds_per_step(width, layout, dtype)
+        seconds = seconds_per_step(width, stem, layout, dtype)
         reference = reference or seconds
         print(
-            f"width {width}  {str(layout)[6:]:17}  {str(dtype or torch.float32)[6:]:8}  "
+            f"width {width}  stem {stem}  {str(layout)[6:]:17}  "
+            f"{str(dtype or torch.float32)[6:]:8}  "
             f"{seconds:.3f} s/step  {seconds / reference:.2f} times the first"
         )
 

@@ -8,11 +8,9 @@ a stage runs.
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn
 
 import pydantic
 import typer
@@ -28,7 +26,7 @@ from unet_pipeline.config import (
 from unet_pipeline.distributed import world_of_environment
 from unet_pipeline.ending import LEFT, LEFT_NOTHING, exit_code_of
 from unet_pipeline.errors import UserError
-from unet_pipeline.settings_files import describe_setting, parse_assignments
+from unet_pipeline.settings_files import describe_setting, overrides_of
 
 # Typer carries its own click and exports only the leaf of its usage errors
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -63,26 +61,6 @@ def _argument(name: str, text: str) -> Any:
 
 def _as_text(default: Any) -> str:
     return ",".join(default) if isinstance(default, tuple) else str(default)
-
-
-def _overrides(command: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the command line gives, by dotted name: options and `--set` together.
-
-    values: the command's arguments. None counts as not given, and so does the empty string that
-    `mlflow run` sends; from elsewhere it is an error, as of a variable of a shell that is not set.
-    The same setting given twice is an error.
-    """
-    overrides = parse_assignments(values["assignments"] or [])
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        settings = [mark.setting for mark in get_args(hint)[1:] if hasattr(mark, "setting")]
-        if not settings or values[name] is None or values[name] in ("", []):
-            if settings and values[name] == "" and "MLFLOW_RUN_ID" not in os.environ:
-                raise UserError(f"{settings[0]} is empty: give a value, or leave it out")
-            continue
-        if settings[0] in overrides:
-            raise UserError(f"{settings[0]} is set twice: by its own option and by --set; keep one")
-        overrides[settings[0]] = values[name]
-    return overrides
 
 
 SOURCE_HELP = (
@@ -149,7 +127,7 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Read, check and split a dataset: dataset.yaml, samples.csv and report.html in --output."""
-    settings = load_config(config, _overrides(prepare, locals()), kind=PrepareConfig)
+    settings = load_config(config, overrides_of(prepare, locals()), kind=PrepareConfig)
     from unet_pipeline.stages import prepare as stage
 
     if settings.check:
@@ -240,7 +218,7 @@ def train(
     """Train a network on a prepared dataset, or on any plain folder of images and masks."""
     every_fold = fold == "all"
     fold = None if every_fold else fold
-    overrides = _overrides(train, locals())
+    overrides = overrides_of(train, locals())
     if resume is None:
         settings = load_config(config, overrides, kind=TrainConfig)
     elif config is not None or dry_run:
@@ -300,7 +278,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on a split: tables, per-image CSV, confusion matrix, best and worst images."""
-    settings = load_config(config, _overrides(evaluate, locals()), kind=EvaluateConfig)
+    settings = load_config(config, overrides_of(evaluate, locals()), kind=EvaluateConfig)
     from unet_pipeline.stages import evaluate as stage
 
     result = stage.evaluate(settings)
@@ -334,7 +312,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Write masks for images, in the values of the training masks and at the original size."""
-    settings = load_config(config, _overrides(predict, locals()), kind=PredictConfig)
+    settings = load_config(config, overrides_of(predict, locals()), kind=PredictConfig)
     from unet_pipeline.stages import predict as stage
 
     result = stage.predict_files(settings)

@@ -1,14 +1,15 @@
-"""Settings as people write them: a YAML file, `--set section.key=value`, dotted names.
+"""Settings as people write them: a YAML file, `--set section.key=value`, options of a command.
 
 Whatever the settings are (`config.py` has them), they are read, refused and written alike.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import pydantic
 import yaml
@@ -65,6 +66,27 @@ def parse_assignments(assignments: tuple[str, ...] | list[str]) -> dict[str, Any
             overrides[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"--set {text}: the value is no YAML; quote it") from error
+    return overrides
+
+
+def overrides_of(command: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the command line gives, by dotted name: options and `--set` together.
+
+    command: its parameters that are settings are annotated with a mark whose `setting` is the name.
+    values: the command's arguments. None counts as not given, and so does the empty string that
+    `mlflow run` sends; from elsewhere it is an error, as of a variable of a shell that is not set.
+    The same setting given twice is an error.
+    """
+    overrides = parse_assignments(values["assignments"] or [])
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        settings = [mark.setting for mark in get_args(hint)[1:] if hasattr(mark, "setting")]
+        if not settings or values[name] is None or values[name] in ("", []):
+            if settings and values[name] == "" and "MLFLOW_RUN_ID" not in os.environ:
+                raise UserError(f"{settings[0]} is empty: give a value, or leave it out")
+            continue
+        if settings[0] in overrides:
+            raise UserError(f"{settings[0]} is set twice: by its own option and by --set; keep one")
+        overrides[settings[0]] = values[name]
     return overrides
 
 

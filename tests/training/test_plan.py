@@ -106,7 +106,7 @@ def test_a_budget_buys_the_widest_network_that_has_time_for_a_thousand_steps(
 
 
 def test_few_steps_that_are_asked_for_buy_a_wider_network() -> None:
-    few = plan(budget_seconds=300, measure=steps_of(0.2), num_steps=lambda batch: 400)
+    few = plan(budget_seconds=300, measure=steps_of(0.15), num_steps=lambda batch: 400)
     assert few.model_options["base_channels"] == 32
 
 

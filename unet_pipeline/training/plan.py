@@ -16,7 +16,7 @@ Measure = Callable[[dict[str, Any], Size, int], float]
 """Seconds that a step takes: of a network with these options, on a batch of so many crops."""
 
 WANTED_STEPS = 1000
-"""Below it a wider network has seen too little: see docs/log.md, "what a budget buys"."""
+"""What a wider network must have time for. Chosen: width against steps was not measured yet."""
 
 PATIENCE_SECONDS = 3600.0
 """What a training without a budget may take."""
@@ -25,7 +25,9 @@ _USED = 0.8
 """The share of a budget that is spent on steps; the rest goes into validation and saving."""
 
 _WIDTHS = {"cpu": (16, 24, 32), "cuda": (32, 48, 64), "mps": (32, 48, 64)}
-_COSTS = {16: 1.0, 24: 1.8, 32: 2.8, 48: 5.6, 64: 9.5}  # of a step: scripts/bench_width.py
+
+# Of a step, with stem 2 (scripts/bench_width.py): which width to try; that one is then measured
+_COSTS = {16: 1.0, 24: 1.9, 32: 3.3, 48: 6.6, 64: 12.2}
 
 _NUM_PIXELS = (256, "patches a crop, not all: neighbouring ones are almost the same")
 _NO_BALANCE = (0.0, "patches as classes occur: the loss weighs the classes already")

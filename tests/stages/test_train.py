@@ -273,6 +273,11 @@ def test_resume_takes_what_the_run_has_already_in_any_spelling(run_folder: Path)
     assert cli.run(["train", "--resume", str(run_folder), "--epochs", "4", *same]) == 0
 
 
+def test_resume_takes_how_to_treat_files_that_have_become_unreadable(run_folder: Path) -> None:
+    assert cli.run(["train", "--resume", str(run_folder), "--epochs", "4", "--strict"]) == 0
+    assert load_config(run_folder / "config.yaml").training.strict
+
+
 def test_a_network_larger_than_memory_is_one_line_in_a_dry_run(
     scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,7 +316,7 @@ def test_an_image_damaged_after_prepare_is_named_and_skipped_or_ends_a_strict_ru
     assert cli.run([*arguments, "--workers", workers]) == 0
     err = capsys.readouterr().err
     assert err.count("it is skipped") == 1
-    assert "1 files could not be read and were skipped, 2 times in all" in " ".join(err.split())
+    assert "1 sample could not be read and was skipped, 2 times in all" in " ".join(err.split())
     assert err.count(victim.name) == 2
 
 

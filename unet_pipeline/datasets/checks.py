@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from unet_pipeline.datasets.findings import Finding, Severity
-from unet_pipeline.datasets.formats.layout import agree, counted
+from unet_pipeline.datasets.findings import Finding, Severity, agree, counted
 from unet_pipeline.datasets.scan import BadPair, ImageScan, MaskScan, PairScan
 from unet_pipeline.datasets.shapes import Drawing
 
@@ -23,7 +22,7 @@ def unreadable(bad: Sequence[BadPair]) -> Iterator[Finding]:
         yield Finding(
             "unreadable-files",
             "error",
-            f"{len(reasons)} file{'s' * (len(reasons) != 1)} cannot be read",
+            f"{counted(len(reasons), 'file')} cannot be read",
             len(reasons),
             tuple(reasons[:5]),
             "replace or remove them, or leave their pairs out with --fix",
@@ -149,7 +148,7 @@ def mixed_channels(scans: Sequence[PairScan]) -> Iterator[Finding]:
             "mixed-grey-and-color",
             "note",
             "channels",
-            lambda image: f"{image.channels} channel{'s' * (image.channels > 1)}",
+            lambda image: counted(image.channels, "channel"),
             "grey images count as RGB with three equal channels",
         )
     elif len(counts) > 1:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from unet_pipeline.classes import IGNORE_INDEX, Classes, pack_value, unpack_value
-from unet_pipeline.datasets.findings import Finding
-from unet_pipeline.datasets.formats.layout import agree, counted
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.found_classes import show_values, snapping_option
 from unet_pipeline.datasets.manifest import SPLITS, Split
 from unet_pipeline.datasets.scan import PairScan

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, counted
 from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.images import read_mask
 from unet_pipeline.datasets.picture_details import Details
@@ -197,7 +197,7 @@ def near_duplicate_findings(
                 code,
                 "warning" if some is crossing else "note",
                 f"{len(pictures)} pictures are nearly equal to others in {where}, in "
-                f"{len(some)} group{'s' * (len(some) != 1)}",
+                f"{counted(len(some), 'group')}",
                 len(some),
                 tuple(
                     f"{scans[a].pair.sample_id} ~ {scans[b].pair.sample_id}" for a, b, _ in shown

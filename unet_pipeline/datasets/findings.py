@@ -125,3 +125,16 @@ def name_five(items: Sequence[str], total: int | None = None) -> str:
     shown = ", ".join(items[:5])
     beyond = total - min(len(items), 5)
     return shown + (f" and {beyond} more" if beyond > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """`number` with its noun: 1 image, 2 images, 2 classes."""
+    end = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else end}"
+
+
+def agree(number: int, verb: str) -> str:
+    """`verb`, given in the plural, as it goes with `number`: 1 has, 2 have."""
+    if number != 1:
+        return verb
+    return {"have": "has", "are": "is", "were": "was", "do": "does"}.get(verb, f"{verb}s")

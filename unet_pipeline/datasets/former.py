@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from unet_pipeline.classes import Classes, MaskValue
 from unet_pipeline.datasets.doctor import Diagnosis
-from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.findings import counted, name_five
 from unet_pipeline.datasets.formats import Found
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.found_classes import default_names
@@ -72,7 +72,7 @@ class Changes:
 
     def sentence(self) -> str:
         """The three numbers."""
-        new = f"{self.num_new} new sample{'s' * (self.num_new != 1)}"
+        new = counted(self.num_new, "new sample")
         return f"{new}, {self.num_kept} kept, {len(self.gone)} gone"
 
 

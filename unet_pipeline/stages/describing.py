@@ -12,7 +12,7 @@ from rich.text import Text
 from unet_pipeline.classes import MaskValue
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.doctor import Diagnosis
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, counted
 from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.value_table import value_rows
 
@@ -43,7 +43,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     last = "it can be trained on" if can_train(findings) else "it cannot be trained on yet"
-    counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
     return f"{counts}: " + ("training would be wrong" if errors else last)
 
 
@@ -99,11 +99,11 @@ def _object_numbers(diagnosis: Diagnosis) -> set[MaskValue]:
 def _value_table(diagnosis: Diagnosis) -> Table:
     every = value_rows(diagnosis.table, diagnosis.classes)
     rows, num_hidden = frequent_values(diagnosis)
-    counted = diagnosis.table
-    if counted is None or not every:
+    value_table = diagnosis.table
+    if value_table is None or not every:
         return Table()
-    title = f"{len(every)} mask value{'s' * (len(every) != 1)}"
-    if not counted.complete:
+    title = counted(len(every), "mask value")
+    if not value_table.complete:
         title = f"more than {title}"
     table = Table(title=title, title_justify="left")
     for name in ("value", "pixels", "share", "masks"):
@@ -111,7 +111,11 @@ def _value_table(diagnosis: Diagnosis) -> Table:
     table.add_column("taken for")
     for value, pixels, num_masks, meaning in rows:
         table.add_row(
-            value, f"{pixels:,}", f"{pixels / counted.num_pixels:.3%}", f"{num_masks:,}", meaning
+            value,
+            f"{pixels:,}",
+            f"{pixels / value_table.num_pixels:.3%}",
+            f"{num_masks:,}",
+            meaning,
         )
     if num_hidden:
         table.add_row("...", "", "", "", f"{num_hidden} more")

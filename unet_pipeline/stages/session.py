@@ -15,7 +15,7 @@ import torch
 
 from unet_pipeline import tracking
 from unet_pipeline.config import DataSettings, TrainConfig, dump_config
-from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.findings import agree, counted, name_five
 from unet_pipeline.datasets.loaders import read_sample
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.distributed import broadcast_object, gather_objects
@@ -333,8 +333,9 @@ def say_what_next(session: Session) -> None:
     skipped = session.parts.loader.unreadable.counts
     if skipped:
         logger.warning(
-            "%d files could not be read and were skipped, %d times in all: %s",
-            len(skipped),
+            "%s could not be read and %s skipped, %d times in all: %s; mend or remove them",
+            counted(len(skipped), "sample"),
+            agree(len(skipped), "were"),
             sum(skipped.values()),
             name_five(list(skipped)),
         )

@@ -56,7 +56,8 @@ logger = logging.getLogger(__name__)
 
 SMALLER = "use a smaller --batch-size, --image-size or model"
 RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
-             "training.patience", "data.path", "runtime.device", "runtime.workers",
+             "training.patience", "training.strict", "training.cache_fraction",
+             "training.disk_fraction", "data.path", "runtime.device", "runtime.workers",
              "output.tracking")  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def train(
     with joined(str(choose_device(config.runtime.device))) as world:
         former = former_attempt(Path(config.output.runs_dir), world)
         if former is not None:  # a process was lost, and torchrun has started all of them again
-            return _continue(former, config_of(former, {}), world)
+            return _continue(former, _config_of(former, {}), world)
         return _begin(config, world, position, manifest, parent)
 
 
@@ -155,12 +156,12 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
     overrides: limits, device and workers may change; anything else would be another run, and is
     a `UserError`, as is data that has changed since.
     """
-    config = config_of(folder, overrides)
+    config = _config_of(folder, overrides)
     with joined(str(choose_device(config.runtime.device))) as world:
         return _continue(folder, config, world)
 
 
-def config_of(folder: Path, overrides: Mapping[str, Any]) -> TrainConfig:
+def _config_of(folder: Path, overrides: Mapping[str, Any]) -> TrainConfig:
     """The settings of the run in `folder` as it goes on; see `resume`."""
     if not (folder / runs.CONFIG_NAME).is_file():
         raise UserError(f"{folder} is no run folder: it has no {runs.CONFIG_NAME}")

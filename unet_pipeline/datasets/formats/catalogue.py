@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from unet_pipeline.catalogue import lookup
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.formats import (
     cityscapes,
     coco,
@@ -24,7 +24,6 @@ from unet_pipeline.datasets.formats import (
 )
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree, list_tree
 from unet_pipeline.datasets.formats.damaged import damaged_annotations
-from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.pairs import with_ids_of_their_own
 from unet_pipeline.datasets.images import MASK_EXTENSIONS
 from unet_pipeline.errors import DatasetError, UserError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.findings import counted, name_five
 from unet_pipeline.datasets.formats.coco_classes import find_coco_classes
 from unet_pipeline.datasets.formats.coco_file import CocoFile, load, looks_like_coco
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree
@@ -24,7 +24,6 @@ from unet_pipeline.datasets.formats.faults import (
     fault_findings,
     ring_of,
 )
-from unet_pipeline.datasets.formats.layout import counted
 from unet_pipeline.datasets.formats.listed import (
     Drawn,
     Placed,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.findings import agree, name_five
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.class_numbers import number_classes, numbered_classes
 from unet_pipeline.datasets.formats.coco_file import MASK_VALUE, CocoFile
-from unet_pipeline.datasets.formats.layout import agree
 from unet_pipeline.datasets.manifest import natural_key
 from unet_pipeline.errors import DatasetError
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.findings import counted, name_five
 from unet_pipeline.datasets.formats.class_numbers import number_classes, numbered_classes
 from unet_pipeline.datasets.formats.contract import Format, Found, Tree
 from unet_pipeline.datasets.formats.cvat_shapes import shape_of
@@ -25,7 +25,7 @@ from unet_pipeline.datasets.formats.faults import (
     Kind,
     fault_findings,
 )
-from unet_pipeline.datasets.formats.layout import counted, split_of
+from unet_pipeline.datasets.formats.layout import split_of
 from unet_pipeline.datasets.formats.listed import (
     Drawn,
     Listed,

@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, counted
 from unet_pipeline.datasets.formats.coco_file import COCO_KEYS
 from unet_pipeline.datasets.formats.contract import Tree
 from unet_pipeline.datasets.formats.json_file import both_ends, read_json
-from unet_pipeline.datasets.formats.layout import counted
 from unet_pipeline.datasets.formats.table import damage_of_table
 from unet_pipeline.datasets.images import read_bytes
 from unet_pipeline.errors import DatasetError

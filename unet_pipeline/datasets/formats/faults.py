@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from unet_pipeline.datasets.findings import Finding, Severity
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.findings import Finding, Severity, counted
 from unet_pipeline.datasets.shapes import Ring
 
 Faults = defaultdict[str, list[str]]

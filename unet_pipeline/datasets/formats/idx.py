@@ -23,9 +23,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from unet_pipeline.datasets.findings import counted
 from unet_pipeline.datasets.formats.class_list import ClassList, read_class_list
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import counted, split_of
+from unet_pipeline.datasets.formats.layout import split_of
 from unet_pipeline.datasets.images import open_regular
 from unet_pipeline.datasets.manifest import SPLITS, Split, natural_key
 from unet_pipeline.datasets.raster import MAX_BYTES

@@ -12,14 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.datasets.findings import name_five
+from unet_pipeline.datasets.findings import counted, name_five
 from unet_pipeline.datasets.formats.class_numbers import number_classes, numbered_classes
 from unet_pipeline.datasets.formats.contract import Format, Found, Made, Pair, Tree
 from unet_pipeline.datasets.formats.embedded import LINE_WIDTH, POINTS, EmbeddedImage, shape_of
 from unet_pipeline.datasets.formats.faults import SHAPE_KINDS, Faults, Kind, fault_findings
 from unet_pipeline.datasets.formats.json_file import both_ends, read_json
 from unet_pipeline.datasets.formats.labelme_images import ImageFinder
-from unet_pipeline.datasets.formats.layout import counted, split_of_path
+from unet_pipeline.datasets.formats.layout import split_of_path
 from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
 from unet_pipeline.datasets.formats.placement import note_place

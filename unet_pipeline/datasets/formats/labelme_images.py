@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from unet_pipeline.datasets.findings import counted
 from unet_pipeline.datasets.formats.contract import Made, Tree
 from unet_pipeline.datasets.formats.faults import Faults
-from unet_pipeline.datasets.formats.layout import counted, is_image, num_common, pictures
+from unet_pipeline.datasets.formats.layout import is_image, num_common, pictures
 from unet_pipeline.datasets.formats.named_folders import folders_of_images
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS
 

@@ -144,19 +144,6 @@ def labels(folders: Iterable[Folder]) -> str:
     return name_five(list(dict.fromkeys(folder.label for folder in folders)))
 
 
-def counted(number: int, noun: str) -> str:
-    """`number` with its noun: 1 image, 2 images, 2 classes."""
-    end = "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}{'' if number == 1 else end}"
-
-
-def agree(number: int, verb: str) -> str:
-    """`verb`, given in the plural, as it goes with `number`: 1 has, 2 have."""
-    if number != 1:
-        return verb
-    return {"have": "has", "are": "is", "do": "does"}.get(verb, f"{verb}s")
-
-
 def role_of(name: str) -> Role | None:
     """What the path of a folder says that it holds, by its innermost part that says it."""
     return _placed(PurePosixPath(name).parts, ()).role

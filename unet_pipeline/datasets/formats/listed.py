@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from unet_pipeline.datasets.findings import Finding, name_five
+from unet_pipeline.datasets.findings import Finding, agree, counted, name_five
 from unet_pipeline.datasets.formats.contract import Pair, Tree, list_tree
 from unet_pipeline.datasets.formats.layout import (
     MASK_AFFIXES,
     Folder,
-    agree,
-    counted,
     image_folders,
     is_image,
     num_common,

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from unet_pipeline.datasets.findings import Finding, name_five
+from unet_pipeline.datasets.findings import Finding, agree, counted, name_five
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Made, Pair, Tree
 from unet_pipeline.datasets.formats.json_file import read_json
-from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
 from unet_pipeline.datasets.formats.pairs import about_splits, in_several_splits
 from unet_pipeline.datasets.formats.stacked_channels import StackedChannels

@@ -12,16 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import (
-    SPLIT_NAMES,
-    agree,
-    counted,
-    image_folders,
-    num_common,
-)
+from unet_pipeline.datasets.formats.layout import SPLIT_NAMES, image_folders, num_common
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
 from unet_pipeline.datasets.formats.object_masks import ObjectMasks
 from unet_pipeline.datasets.formats.pairs import about_splits

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from unet_pipeline.datasets.findings import Finding, name_five
+from unet_pipeline.datasets.findings import Finding, agree, counted, name_five
 from unet_pipeline.datasets.formats.contract import Pair
-from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.manifest import SPLITS
 
 

@@ -14,17 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.formats.class_list import read_class_list
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
 from unet_pipeline.datasets.formats.layout import (
     IMAGE_AFFIXES,
     MASK_AFFIXES,
     Folder,
-    agree,
     any_of,
     choose,
-    counted,
     image_folders,
     labels,
     num_common,

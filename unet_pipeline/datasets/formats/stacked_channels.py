@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.datasets.formats.layout import counted
+from unet_pipeline.datasets.findings import counted
 from unet_pipeline.datasets.images import read_bytes, read_image
 from unet_pipeline.errors import DatasetError
 

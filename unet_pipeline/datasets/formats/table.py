@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.formats.class_list import read_class_list
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import agree, counted, split_of
+from unet_pipeline.datasets.formats.layout import split_of
 from unet_pipeline.datasets.formats.table_text import WINDOWS, decoded, readable, spellings
 from unet_pipeline.datasets.images import MASK_EXTENSIONS, open_regular, read_bytes
 from unet_pipeline.datasets.manifest import FACTS_FILE, SPLITS, Split, natural_key

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_pipeline.catalogue import lookup
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.formats import voc
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Found, Pair, list_tree
-from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.images import read_bytes
 from unet_pipeline.datasets.manifest import SPLITS, Split, natural_key
 from unet_pipeline.errors import UserError

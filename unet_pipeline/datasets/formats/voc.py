@@ -13,10 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from unet_pipeline.classes import MaskValue
-from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.findings import Finding, agree, counted
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
-from unet_pipeline.datasets.formats.layout import agree, counted
 from unet_pipeline.datasets.formats.named_folders import refuse_folders
 from unet_pipeline.datasets.formats.pairs import about_splits
 from unet_pipeline.datasets.formats.voc_lists import read_lists

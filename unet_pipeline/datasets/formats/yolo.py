@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from unet_pipeline.datasets.findings import Finding, name_five
+from unet_pipeline.datasets.findings import Finding, counted, name_five
 from unet_pipeline.datasets.formats.class_list import read_class_list
 from unet_pipeline.datasets.formats.class_numbers import number_classes, numbered_classes
 from unet_pipeline.datasets.formats.contract import Format, Found, Pair, Tree
 from unet_pipeline.datasets.formats.faults import SHAPE_KINDS, Faults, Kind, fault_findings
-from unet_pipeline.datasets.formats.layout import counted
 from unet_pipeline.datasets.formats.named_folders import refuse_masks
 from unet_pipeline.datasets.formats.pairs import about_splits, in_splits
 from unet_pipeline.datasets.formats.yolo_config import (

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from unet_pipeline.datasets.findings import Finding, name_five
+from unet_pipeline.datasets.findings import Finding, agree, counted, name_five
 from unet_pipeline.datasets.formats.contract import Tree, list_tree
-from unet_pipeline.datasets.formats.layout import agree, counted, pictures, split_of_path
+from unet_pipeline.datasets.formats.layout import pictures, split_of_path
 from unet_pipeline.datasets.formats.named_folders import folders_of_images
 from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, read_bytes
 from unet_pipeline.datasets.manifest import SPLITS, Split

@@ -451,10 +451,10 @@ def test_a_run_that_was_stopped_before_its_first_step_can_be_resumed(
         os.kill(os.getpid(), signal.SIGTERM)
         return validate(session, stop)
 
-    validate = loop._validate
+    validate = loop.validate
     arguments = ["train", "--data", str(scenes), "--epochs", "1", "--tracking", "off", *TINY]
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_validate", stopped)
+        patched.setattr(loop, "validate", stopped)
         assert cli.run(arguments) == 143
     (folder,) = Path("runs/digits").iterdir()
     assert load_state(folder)["position"]["step"] == 0

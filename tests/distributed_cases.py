@@ -43,7 +43,7 @@ def talk_facts(world: distributed.World) -> Facts:
         "world": [world.rank, world.local_rank, world.size, world.is_main],
         "broadcast": distributed.broadcast_object({"from": world.rank}),
         "gathered": distributed.gather_objects(f"of {world.rank}"),
-        "in_order": distributed.gather_in_order(shares),
+        "shares": [list(share) for share in shares],
         "sum": distributed.all_reduce_sum(counts.T).tolist(),
         "summed": counts.tolist(),
         "any": [distributed.any_rank(world.rank == 1), distributed.any_rank(False)],

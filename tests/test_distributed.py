@@ -90,7 +90,9 @@ def pair(facts: dict[str, Facts]) -> list[Facts]:
 def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment that no torchrun has made."""
     for name in [*os.environ]:
-        if name.startswith("TORCHELASTIC_") or name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        if name.startswith("TORCHELASTIC_") or name in (
+            "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"
+        ):  # fmt: skip
             monkeypatch.delenv(name)
     return monkeypatch
 
@@ -125,6 +127,14 @@ def test_importing_it_and_asking_who_one_is_loads_no_torch(alone: pytest.MonkeyP
         assert "torch" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_process_knows_how_many_share_its_machine(alone: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "16"), ("RANK", "9"), ("LOCAL_RANK", "1")):
+        alone.setenv(name, value)
+    assert distributed.world_of_environment() == World(9, 1, 16, local_size=16)
+    alone.setenv("LOCAL_WORLD_SIZE", "8")
+    assert distributed.world_of_environment() == World(9, 1, 16, local_size=8)
 
 
 def test_a_single_process_of_torchrun_is_alone_but_has_a_job(alone: pytest.MonkeyPatch) -> None:
@@ -240,7 +250,7 @@ def test_what_processes_tell_each_other_is_the_same_in_both(pair: list[Facts]) -
     for found in (pair[0]["talk"], pair[1]["talk"]):
         assert found["broadcast"] == {"from": 0}
         assert found["gathered"] == ["of 0", "of 1"]
-        assert found["in_order"] == list(range(7))
+        assert found["shares"] == [[0, 2, 4, 6], [1, 3, 5]]
         assert found["any"] == [True, False]
         assert found["max"] == 1.1
 
@@ -274,9 +284,11 @@ def test_an_error_goes_its_way_and_the_others_have_one_line(
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 3), (1, 3), (7, 3), (9, 3), (5, 1)])
-def test_shares_of_a_list_come_together_in_its_order(count: int, size: int) -> None:
+def test_shares_of_a_list_are_equal_but_for_one_and_have_each_item_once(
+    count: int, size: int
+) -> None:
     shares = [distributed.shard(range(count), rank, size) for rank in range(size)]
-    assert distributed.gather_in_order(shares) == list(range(count))
+    assert sorted(item for share in shares for item in share) == list(range(count))
     lengths = [len(share) for share in shares]
     assert max(lengths) - min(lengths) <= 1
 

@@ -29,6 +29,13 @@ def test_classic_is_what_the_well_known_repository_does() -> None:
     assert config.training.batch_size == 1
     assert config.schedule.name == "plateau"
     assert config.training.ema_decay == 0
+    assert config.runtime.amp == "off"  # float32 is what it computes in by default
+    assert "float32" in about("classic")
+    assert "five times an epoch" in about("classic")
+
+
+def test_paper_clips_no_gradient() -> None:
+    assert load_config(overrides={"recipe": "paper"}).training.grad_clip == 0
 
 
 def test_a_file_wins_over_the_recipe_and_an_override_over_both(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from unet_pipeline import runtime
 from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.runtime import (
     choose_device,
@@ -85,6 +86,35 @@ def test_a_signal_is_remembered_and_the_former_handler_comes_back(number: int, c
     assert signal.getsignal(number) == former
 
 
+class LeftError(Exception):
+    """In place of the end of the process."""
+
+
+@pytest.mark.parametrize(
+    ("by_torchrun", "seconds", "leaves"),
+    [(False, 0.1, False), (False, 1.0, True), (True, 1.0, False), (True, 15.0, True)],
+)
+def test_a_second_signal_ends_the_process_unless_it_is_an_echo_of_the_first(
+    by_torchrun: bool, seconds: float, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+
+    def leave(code: int) -> None:
+        raise LeftError(code)
+
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(runtime.time, "monotonic", lambda: now)
+    monkeypatch.setattr(runtime.os, "_exit", leave)
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        now += seconds
+        with pytest.raises(LeftError) if leaves else contextlib.nullcontext():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.exit_code == 143
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -112,17 +142,25 @@ def test_the_machine_is_described_in_words() -> None:
     assert all(isinstance(value, str) and value for value in facts.values())
 
 
-def test_memory_of_a_container_is_what_its_limit_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stat", "expected"),
+    [(None, 600_000), ("anon 1\n", 600_000), ("anon 1\ninactive_file 150000\n", 750_000)],
+)
+def test_memory_of_a_container_is_what_its_limit_leaves_with_that_of_files_read(
+    stat: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.read_text
 
     def read(path: Path) -> str:
-        limits = {"memory.max": "1000000\n", "memory.current": "400000\n"}
-        return limits[path.name] if path.parent == Path("/sys/fs/cgroup") else real(path)
+        if path.parent != Path("/sys/fs/cgroup"):
+            return real(path)
+        if path.name == "memory.stat" and stat is None:
+            raise FileNotFoundError(path)
+        files = {"memory.max": "1000000\n", "memory.current": "400000\n", "memory.stat": stat}
+        return str(files[path.name])
 
     monkeypatch.setattr(Path, "read_text", read)
-    assert free_memory() == 600_000
+    assert free_memory() == expected
 
 
 def test_free_memory_and_cores_are_positive() -> None:

@@ -33,11 +33,15 @@ _PAUSE = 0.05  # seconds between two looks for the main process, when processes 
 
 @dataclass(frozen=True)
 class World:
-    """Which process this is, of how many: rank in all, local_rank on this machine, both from 0."""
+    """Which process this is, of how many: rank in all, local_rank on this machine, both from 0.
+
+    local_size: how many there are on this machine.
+    """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -71,7 +75,7 @@ def world_of_environment() -> World:
     rank = _number("RANK", 0)
     if rank >= size:
         raise UserError(f"RANK = {rank} with WORLD_SIZE = {size}: ranks go from 0 to {size - 1}")
-    return World(rank, _number("LOCAL_RANK", 0), size)
+    return World(rank, _number("LOCAL_RANK", 0), size, max(1, _number("LOCAL_WORLD_SIZE", size)))
 
 
 def job_id() -> str | None:
@@ -259,18 +263,6 @@ def shard(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
     """
     assert 0 <= rank < world_size, (rank, world_size)
     return items[rank::world_size]
-
-
-def gather_in_order(shares: Sequence[Sequence[T]]) -> list[T]:
-    """The items in their order again, of what `shard` gave to each rank: each item once.
-
-    >>> gather_in_order([["a", "c", "e"], ["b", "d"]])
-    ['a', 'b', 'c', 'd', 'e']
-    """
-    size, count = len(shares), sum(len(share) for share in shares)
-    fitting = [len(range(rank, count, size)) for rank in range(size)]
-    assert [len(share) for share in shares] == fitting, "these are no shares of one list"
-    return [shares[number % size][number // size] for number in range(count)]
 
 
 # ---- how they meet, and part

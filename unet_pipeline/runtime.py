@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,16 +22,25 @@ from unet_pipeline.errors import ResourceError, UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 
+ECHO_SECONDS = 0.3
+"""A signal that comes so soon after the first is the same request, which no person sends twice in
+that time: `timeout` signals the process and then its group."""
+ECHO_SECONDS_OF_TORCHRUN = 10.0
+"""A scheduler signals all processes, and torchrun hands on what it is sent itself; saving is done
+within that time."""
+
 
 class StopRequest:
     """Whether SIGINT or SIGTERM has asked the run to end, and with which exit code.
 
     The first signal is remembered, so that the work ends between two steps and is saved; a second
-    one ends the process at once.
+    one ends the process at once, if it comes more than `echo_seconds` after the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo_seconds: float = ECHO_SECONDS) -> None:
         self.signal: int | None = None
+        self.echo_seconds = echo_seconds
+        self._asked = 0.0
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -41,16 +51,19 @@ class StopRequest:
         return 128 + (self.signal or 0)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; leave at once on the second."""
-        if self:
+        """Remember the first signal; leave at once on a second that is no echo of it."""
+        if self.signal is None:
+            self.signal, self._asked = number, time.monotonic()
+        elif time.monotonic() - self._asked > self.echo_seconds:
             os._exit(128 + number)
-        self.signal = number
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """A `StopRequest` that listens to SIGINT and SIGTERM; the former handlers come back after."""
-    request = StopRequest()
+    # Also where torchrun has started one process alone: it is signalled twice all the same
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    request = StopRequest(ECHO_SECONDS_OF_TORCHRUN if by_torchrun else ECHO_SECONDS)
     try:
         former = {
             number: signal.signal(number, request.handle)
@@ -174,14 +187,21 @@ def free_memory() -> int:
     In a container that is what its own limit leaves, not what the host has.
     """
     available = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
     try:
         limit, used = (
-            (Path("/sys/fs/cgroup") / name).read_text().strip()
-            for name in ("memory.max", "memory.current")
+            (group / name).read_text().strip() for name in ("memory.max", "memory.current")
         )
     except OSError:  # not Linux, or an older kind of container
         return available
-    return available if limit == "max" else max(0, min(available, int(limit) - int(used)))
+    if limit == "max":
+        return available
+    cached = 0  # bytes of files that were read: they count as used, but make room when asked to
+    with contextlib.suppress(OSError):
+        for line in (group / "memory.stat").read_text().splitlines():
+            if line.startswith("inactive_file "):
+                cached = int(line.split()[1])
+    return max(0, min(available, int(limit) - int(used) + cached))
 
 
 def num_cores() -> int:

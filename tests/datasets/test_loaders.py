@@ -605,14 +605,17 @@ def test_a_worker_that_is_killed_is_one_line_about_memory(samples: list[Sample])
         next(loader.epoch(0))
 
 
-def test_ctrl_c_is_left_to_the_main_process(samples: list[Sample]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_is_left_to_the_main_process(
+    number: signal.Signals, samples: list[Sample]
+) -> None:
     loader = loader_of(samples, num_workers=1)
     before = set(multiprocessing.active_children())
     batches = loader.epoch(0)
     found = [next(batches)]
     for worker in set(multiprocessing.active_children()) - before:
         assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, number)
     found += batches
     assert same(found, list(loader_of(samples).epoch(0)))
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.stages.conftest import TINY
 from unet_pipeline import cli
-from unet_pipeline.stages import loop
+from unet_pipeline.stages import loop, validation
 from unet_pipeline.training import checkpoints
 from unet_pipeline.training.checkpoints import load_state
 
@@ -123,7 +123,7 @@ def test_a_signal_during_a_validation_does_not_wait_for_it(
 ) -> None:
     common = ["train", "--data", str(scenes), *COMMON]
     assert cli.run([*common, "--run-name", "whole"]) == 0
-    iterate, count = loop.iterate_samples, 0
+    iterate, count = validation.iterate_samples, 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal count
@@ -133,7 +133,7 @@ def test_a_signal_during_a_validation_does_not_wait_for_it(
         return iterate(*args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "iterate_samples", interrupted)
+        patched.setattr(validation, "iterate_samples", interrupted)
         assert cli.run([*common, "--run-name", "stopped"]) == 143
     state = load_state(FOLDER / "stopped")
     assert [row["epoch"] for row in state["reached"]["history"]] == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -86,6 +87,28 @@ def test_a_worker_that_is_killed_is_restarted_and_the_run_goes_on(scenes: Path) 
     assert [int(row["epoch"]) for row in load_state(folder)["reached"]["history"]] == [*range(26)]
     assert [path.name for path in Path("runs/digits").iterdir()] == ["run"]
     assert not (folder / "torchrun-job.txt").exists()
+
+
+def test_a_signal_to_every_process_as_schedulers_send_it_saves_the_run(scenes: Path) -> None:
+    """torchrun hands it on, so each process hears it again, as a rule within its step."""
+    folder = Path("runs/digits/run")
+    slow = " ".join(GROUP_NORM).replace("base_channels=8", "base_channels=32").split()
+    arguments = ["--data", str(scenes), "--epochs", "2000", "--run-name", "run", *slow]
+    with torchrun(*arguments) as child:
+        for _ in range(1200):
+            if (folder / "previous.pt").exists():
+                break
+            time.sleep(0.05)
+        everyone = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+        for process in everyone:
+            process.terminate()
+        _, err = child.communicate(timeout=60)
+    _, alive = psutil.wait_procs(everyone, timeout=10)
+    assert not alive
+    stopped = re.search(r"stopped after step (\d+); continue with: unet train --resume", err)
+    assert stopped, err
+    assert child.returncode == 1  # torchrun's own; its processes end with 143
+    assert load_state(folder)["position"]["step"] == int(stopped[1]) > 0
 
 
 def test_what_is_made_of_several_runs_takes_one_process(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_pipeline.models import UNet
+from unet_pipeline.training import accumulation
 from unet_pipeline.training.accumulation import backward_in_parts
 from unet_pipeline.training.losses import LOSSES, parse_loss
 
@@ -71,6 +75,45 @@ def test_dropout_and_statistics_are_those_of_one_pass_over_the_parts() -> None:
     torch.testing.assert_close(logits, expected.detach())
     for one, other in zip(model.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_pass_that_fails_leaves_the_statistics_as_they_were() -> None:
+    (images, masks), model = batch(), network("batch")
+    before = [buffer.clone() for buffer in model.buffers()]
+
+    def out_of_memory(part: nn.Module, inputs: Any) -> None:
+        if len(inputs[0]) == 1:  # the last part, after others have counted
+            raise torch.OutOfMemoryError
+
+    list(model.modules())[-1].register_forward_pre_hook(out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        backward_in_parts(model, parse_loss("ce"), [images], masks, size=2)
+    for buffer, former in zip(model.buffers(), before, strict=True):
+        assert torch.equal(buffer, former)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("cpu", ([], "cpu")), ("cuda:1", ([1], "cuda")), ("mps", ([0], "mps"))],
+)
+def test_the_random_numbers_of_the_device_are_drawn_again(
+    device: str, expected: tuple[list[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(nn.Module):
+        def parameters(self, recurse: bool = True) -> Any:
+            yield SimpleNamespace(device=torch.device(device))
+
+    asked = []
+
+    @contextlib.contextmanager
+    def fork_rng(devices: list[int], device_type: str) -> Iterator[None]:
+        asked.append((devices, device_type))
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    with accumulation._replayed(Elsewhere()):
+        pass
+    assert asked == [expected]
 
 
 def test_the_scale_of_a_gradient_scaler_multiplies_the_gradient_alone() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
@@ -46,6 +50,43 @@ def test_the_average_neither_trains_nor_follows_by_itself() -> None:
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
     assert torch.equal(next(average.model.parameters()), before)
+
+
+def test_tensors_that_are_replaced_are_followed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
+    average = WeightAverage(model, 0.5)
+    for _ in range(20):  # until the decay is 0.5
+        average.update(model)
+    listed = 0
+    state_dict = nn.Module.state_dict
+
+    def counted(self: nn.Module, **options: Any) -> Any:
+        nonlocal listed
+        listed += 1
+        return state_dict(self, **options)
+
+    monkeypatch.setattr(nn.Module, "state_dict", counted)
+    average.update(model)
+    assert listed == 0
+    conv, norm = model[0], model[1]  # type: ignore[index]
+    conv.weight = nn.Parameter(torch.full_like(conv.weight, 3.0))
+    norm.running_mean = torch.full_like(norm.running_mean, 7.0)
+    its = average.model[0].weight  # type: ignore[index]
+    before = its.clone()
+    average.update(model)
+    torch.testing.assert_close(its, (before + 3) / 2)
+    torch.testing.assert_close(average.model[1].running_mean, torch.full((2,), 3.5))  # type: ignore[index]
+    average.model.double()
+    model.double()
+    other = copy.deepcopy(model)
+    for follows in (model, other):
+        with torch.no_grad():
+            next(follows.parameters()).fill_(9.0)
+        average.update(follows)
+    weight = average.model[0].weight  # type: ignore[index]
+    torch.testing.assert_close(weight, (((before + 3) / 2).double() + 27) / 4)
 
 
 def test_a_restored_average_goes_on_as_if_it_had_never_stopped() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_pipeline.errors import DivergedError, ResourceError, UserError
+from unet_pipeline.training import engine
 from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.engine import train_steps
 from unet_pipeline.training.position import Limits, Position
@@ -39,6 +40,8 @@ def run(
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
     grad_clip: float = 0.0,
     scaler: torch.amp.GradScaler | None = None,
+    read_every: int | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> torch.optim.Optimizer:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     train_steps(
@@ -52,6 +55,8 @@ def run(
         scaler=scaler or torch.amp.GradScaler("cpu", enabled=False),
         grad_clip=grad_clip,
         names=["first", "second", "third"],
+        read_every=read_every,
+        after_step=after_step,
     )
     return optimizer
 
@@ -95,6 +100,16 @@ def test_clipping_sees_the_gradient_without_the_scale_of_the_scaler() -> None:
     run(scaled, batches(2), Position(), rate=lambda: 1.0, grad_clip=1e-3, scaler=scaler)
     for one, other in zip(plain.parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_without_clipping_no_gradient_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any) -> None:
+        raise AssertionError("the gradients were scaled")
+
+    monkeypatch.setattr(nn.utils, "clip_grads_with_norm_", refused)
+    run(network(), batches(2), Position())
+    with pytest.raises(AssertionError):
+        run(network(), batches(2), Position(), grad_clip=1.0)
 
 
 def test_the_learning_rate_is_asked_before_each_step_and_none_ends_the_steps() -> None:
@@ -175,6 +190,76 @@ def test_float16_may_lose_some_steps_to_overflow_but_not_all_for_ever() -> None:
         run(model, batches(*[1] * 30), Position(), loss=loss, scaler=scaler)
 
 
+# ---- losses that are read some steps late, as from a GPU
+
+
+def numbered(count: int, *, bad: int | None = None) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of one sample, whose number is 0, 1, 2, 0, ...; one of them has no finite loss."""
+    made = batches(*[1] * count)
+    for n, (images, _, numbers) in enumerate(made):
+        numbers[0] = n % 3
+        if n == bad:
+            images[0, 0, 0, 0] = float("nan")
+    return made
+
+
+def test_a_bad_loss_that_is_found_late_names_its_own_step_and_samples() -> None:
+    position = Position(epoch=4, step=100)
+    with pytest.raises(DivergedError) as caught:
+        run(network(), numbered(40, bad=4), position, read_every=16)
+    assert "epoch 5, step 105: loss nan" in str(caught.value)
+    assert "samples second;" in str(caught.value)
+    assert (position.samples, position.loss_sum) == (0, 0.0)  # nothing of these steps counts
+
+
+def test_a_bad_loss_in_the_steps_after_the_last_look_is_found_at_the_end() -> None:
+    position = Position()
+    with pytest.raises(DivergedError, match="epoch 1, step 20: loss nan"):
+        run(network(), numbered(20, bad=19), position, read_every=16)
+    assert position.samples == 16
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
+def test_steps_count_the_same_however_late_their_losses_are_read(count: int) -> None:
+    whole, late = Position(), Position()
+    told: list[tuple[int, int, int, float]] = []
+
+    def tell() -> None:
+        told.append((late.step, late.batch, late.samples, late.loss_sum))
+
+    model, reference = network(), network()
+    run(reference, numbered(count), whole)
+    run(model, numbered(count), late, read_every=16, after_step=tell)
+    assert (late.step, late.batch, late.samples) == (whole.step, whole.batch, count)
+    assert late.loss_sum == pytest.approx(whole.loss_sum)
+    assert [step for step, *_ in told] == sorted({*range(16, count + 1, 16), count})
+    for step, batch, samples, loss_sum in told:
+        assert step == batch == samples
+        assert loss_sum > 0
+    for one, other in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_the_end_of_the_learning_rate_leaves_no_loss_unread() -> None:
+    rates: Iterator[float | None] = iter([0.1] * 5 + [None])
+    position, told = Position(), []
+    run(network(), numbered(9), position, rate=lambda: next(rates), read_every=16,
+        after_step=lambda: told.append(position.samples))  # fmt: skip
+    assert told == [position.samples] == [5]
+
+
+@pytest.mark.parametrize("bad", [None, 2])
+def test_an_error_of_the_loader_comes_after_all_losses_are_read(bad: int | None) -> None:
+    def broken() -> Iterator[Any]:
+        yield from numbered(4, bad=bad)
+        raise ResourceError("a worker was lost")
+
+    position = Position()
+    with pytest.raises(ResourceError if bad is None else DivergedError):
+        run(network(), broken(), position, read_every=16)
+    assert position.samples == (4 if bad is None else 0)
+
+
 # ---- memory, averages, rates
 
 
@@ -207,6 +292,45 @@ def test_a_batch_too_large_for_memory_goes_through_in_parts_with_the_same_step(
     assert max(model.seen[4:]) == 2  # once found out, it is not tried again
     for one, other in zip(model.inner.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+class Normed(nn.Module):
+    """A norm, which has counted its batch when memory ends in what follows."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.inner = nn.BatchNorm2d(1), TooLarge(limit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(self.norm(x))
+        return result
+
+
+@pytest.mark.parametrize(("micro_batch", "limit"), [(None, 3), (4, 2)])
+def test_a_batch_that_memory_refuses_counts_once_in_the_statistics(
+    micro_batch: int | None, limit: int
+) -> None:
+    model, reference, position = Normed(limit), Normed(9), Position(micro_batch=micro_batch)
+    run(model, batches(6), position)
+    assert position.micro_batch == limit
+    run(reference, batches(6), Position(micro_batch=limit))
+    for one, other in zip(model.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_statistics_of_several_processes_take_no_batches_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "num_processes", lambda: 2)
+    model = nn.Sequential(nn.SyncBatchNorm(1), network())
+    with pytest.raises(UserError, match=r"parts of 2 samples.*leave out runtime.sync_batchnorm"):
+        run(model, batches(4), Position(micro_batch=2))
+    model = nn.Sequential(TooLarge(2), nn.SyncBatchNorm(2))
+    with pytest.raises(ResourceError, match="several processes: use a smaller --batch-size"):
+        run(model, batches(4), Position())
+    with pytest.raises(ResourceError, match=r"several processes: use --set training.micro_batch=2"):
+        run(TooLarge(2), batches(4), Position())
 
 
 def test_memory_for_not_even_one_sample_is_said() -> None:

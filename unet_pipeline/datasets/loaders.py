@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -39,10 +40,12 @@ __all__ = [
     "Decoded",
     "DecodedCache",
     "KeyedBatchSampler",
+    "LostWorkerError",
     "SegmentationDataset",
     "TrainLoader",
     "fill_cache",
     "iterate_samples",
+    "lost_worker",
     "read_sample",
     "train_loader",
 ]
@@ -51,6 +54,10 @@ logger = logging.getLogger(__name__)
 
 STAND_IN = -1
 """In place of a sample's number: it fills a process's batch, all void, and is not counted."""
+
+
+class LostWorkerError(ResourceError):
+    """A worker process has died or hangs; found out while a batch was waited for."""
 
 
 class Batch(NamedTuple):
@@ -216,6 +223,7 @@ class TrainLoader:
         self.samples = dataset.samples
         self.varied = dataset.vary
         self.unreadable = Unreadable()
+        weakref.finalize(self, _end_workers, loader)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -229,7 +237,7 @@ class TrainLoader:
         """The batches of `epoch` from `start_batch` on: the same whenever they are asked for.
 
         Raises `DatasetError` for samples that cannot be read (where not `strict`, if none can), and
-        `ResourceError` for a worker process that died or hangs. One epoch at a time.
+        `LostWorkerError` for a worker process that died or hangs. One epoch at a time.
         """
         assert 0 <= start_batch <= len(self), start_batch
         self._sampler.epoch, self._sampler.start_batch = epoch, start_batch
@@ -244,14 +252,25 @@ class TrainLoader:
             # Now, not when the traceback, which holds this frame, is collected: in a ring of
             # objects the queues may go before the workers that wait on them, which costs 5 s
             self.close()
-            reason = _lost_worker(error)
+            reason = lost_worker(error)
             if reason is None:
                 raise
-            raise ResourceError(reason) from error
+            raise LostWorkerError(reason) from error
 
     def close(self) -> None:
         """End the worker processes; the next epoch would start new ones."""
-        self._loader._iterator = None
+        _end_workers(self._loader)
+
+
+def _end_workers(loader: DataLoader[Batch]) -> None:
+    """End the processes of `loader`; those by force that hang, since SIGTERM does not end them."""
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is None:
+        return
+    iterator._shutdown_workers()  # type: ignore[attr-defined]  # only workers outlive an epoch
+    for worker in iterator._workers:  # type: ignore[attr-defined]
+        if worker.is_alive():
+            worker.kill()
 
 
 def train_loader(
@@ -330,12 +349,14 @@ def _collate(fetched: Fetched | UserError) -> Batch | UserError:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    # Ctrl-C reaches the whole process group; what to do about it is the main process's decision,
-    # which may still need batches to end the step that it is in
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and so does SIGTERM of `timeout`, SLURM and systemd.
+    # What to do about it is the main process's decision, which may still need batches to end the
+    # step that it is in. Workers end when it says so, and within 5 s when it is gone.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
-def _lost_worker(error: Exception) -> str | None:
+def lost_worker(error: Exception) -> str | None:
     """What to tell of a worker that died or hangs; None for any other error."""
     message = str(error) if isinstance(error, RuntimeError) else ""
     if "exited unexpectedly" in message or "is killed by signal" in message:

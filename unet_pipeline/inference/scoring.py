@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.distributed import gather_in_order
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import confusion_matrix
 from unet_pipeline.inference.sliding_window import (
@@ -61,12 +60,18 @@ class ImageScores:
         return math.fsum(counted) / len(counted) if len(counted) else None
 
     @classmethod
-    def in_order(cls, shares: Sequence[ImageScores]) -> ImageScores:
-        """The scores of all images, of which each process has those that `shard` gave it."""
+    def in_order(cls, shares: Sequence[ImageScores], sample_ids: Sequence[str]) -> ImageScores:
+        """All that at least one process has scored, in the order of `sample_ids`.
+
+        Some of these may have no scores, where their files could not be read.
+        """
+        places = {sample_id: place for place, sample_id in enumerate(sample_ids)}
+        found = [sample_id for share in shares for sample_id in share.sample_ids]
+        order = np.argsort([places[sample_id] for sample_id in found])
         return cls(
-            tuple(gather_in_order([share.sample_ids for share in shares])),
-            np.array(gather_in_order([list(share.matrices) for share in shares])),
-            np.array(gather_in_order([list(share.losses) for share in shares])),
+            tuple(found[n] for n in order),
+            np.concatenate([share.matrices for share in shares])[order],
+            np.concatenate([share.losses for share in shares])[order],
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from unet_pipeline.config import TrainConfig
 from unet_pipeline.datasets import loaders
@@ -120,6 +121,16 @@ def _with_shared_statistics(segmenter: Segmenter, config: TrainConfig) -> Segmen
     """Batch normalisation over the batch of all processes, where that is asked for."""
     if not config.runtime.sync_batchnorm:
         return segmenter
+    if not any(isinstance(part, _BatchNorm) for part in segmenter.modules()):
+        raise UserError(
+            f"runtime.sync_batchnorm has no effect: this {config.model.name} has no batch "
+            "normalisation; leave it out"
+        )
+    if config.training.micro_batch:  # of which processes may need unequal numbers for a batch
+        raise UserError(
+            "training.micro_batch and runtime.sync_batchnorm exclude each other: statistics of all "
+            "processes need whole batches; leave one out, or take --set model.norm=group"
+        )
     if choose_device(config.runtime.device).type != "cuda":
         raise UserError(
             "runtime.sync_batchnorm is for GPUs: leave it out, or take --set model.norm=group, "
@@ -151,7 +162,8 @@ def try_parts(config: TrainConfig, manifest: Manifest) -> None:
     """
     build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
-    place(build_segmenter(config, manifest.facts), choose_device(config.runtime.device))
+    segmenter = _with_shared_statistics(build_segmenter(config, manifest.facts), config)
+    place(segmenter, choose_device(config.runtime.device))
     precision_of(config, choose_device(config.runtime.device))
     _build_transform(config, manifest.facts)
 
@@ -243,7 +255,7 @@ def _fill(network: nn.Module, config: TrainConfig) -> None:
 def _build_cache(
     config: TrainConfig, manifest: Manifest, world: World, scratch: Path | None
 ) -> loaders.DecodedCache:
-    limit = int(config.training.cache_fraction / world.size * free_memory())
+    limit = int(config.training.cache_fraction / world.local_size * free_memory())
     if scratch is None or decoded_bytes(manifest) < limit:
         return loaders.DecodedCache(limit)
     there = next(parent for parent in scratch.absolute().parents if parent.exists())

@@ -6,8 +6,9 @@ import logging
 import math
 import time
 
+from unet_pipeline.datasets.loaders import LostWorkerError, lost_worker
 from unet_pipeline.distributed import agree_max, any_rank
-from unet_pipeline.errors import DivergedError
+from unet_pipeline.errors import DivergedError, ResourceError
 from unet_pipeline.progress import Bar, progress_bar
 from unet_pipeline.runtime import StopRequest
 from unet_pipeline.stages.assembly import decided
@@ -61,6 +62,20 @@ def run_epochs(session: Session, stop: StopRequest) -> None:
             _record(session, validate(session, stop))
     except StoppedError:
         logger.info("stopping: the validation is made up for on --resume")
+    except LostWorkerError:
+        # Between two steps, so the state is whole. The signal has ended a worker too, which does
+        # not ignore it before it has started
+        if not stop or session.parts.world.size > 1:
+            raise
+        logger.info("stopping: a data worker has ended as well")
+    except RuntimeError as error:
+        reason = lost_worker(error)  # torch raises that wherever the main process is
+        if reason is None:
+            raise
+        if not stop or session.parts.world.size > 1:
+            raise ResourceError(reason) from error
+        logger.warning("stopping in the middle of a step: the state saved before it stays")
+        return
     save_session(session)
 
 
@@ -164,7 +179,8 @@ def _record(session: Session, row: dict[str, float]) -> None:
     entry = {"epoch": position.epoch_number, "step": position.step} | row
     history = session.reached.history
     if history and history[-1]["epoch"] == entry["epoch"]:
-        history.pop()  # an epoch that was ended early and has been resumed: now it is whole
+        # An epoch that was ended early and has been resumed, or one that is validated afterwards
+        entry = history.pop() | entry
     history.append(entry)
     if not session.is_main:
         return

@@ -116,7 +116,7 @@ def save_session(session: Session) -> None:
     """Save all that `resume` needs. All processes call it together, the main one writes."""
     parts = session.parts
     generators = gather_objects(torch.get_rng_state())
-    of_devices = gather_objects(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    of_devices = gather_objects(torch.cuda.get_rng_state_all() if _on_cuda(parts) else [])
     if not session.is_main:
         return
     save_state(
@@ -144,11 +144,12 @@ def restore_parts(parts: Parts, state: dict[str, Any]) -> None:
         parts.average.restore(state["average"])
     parts.optimizer.load_state_dict(state["optimizer"])
     parts.schedule.load_state_dict(state["schedule"])
-    parts.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # it is empty where the run began without float16
+        parts.scaler.load_state_dict(state["scaler"])
     rank = parts.world.rank % len(state["rng"])  # there may be more processes than there were
     torch.set_rng_state(state["rng"][rank])
     of_devices = state["cuda_rng"][rank]
-    if torch.cuda.is_available() and len(of_devices) == torch.cuda.device_count():
+    if _on_cuda(parts) and len(of_devices) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(of_devices)
     if state["num_threads"] != torch.get_num_threads():
         logger.warning(
@@ -157,6 +158,11 @@ def restore_parts(parts: Parts, state: dict[str, Any]) -> None:
             state["num_threads"],
             torch.get_num_threads(),
         )
+
+
+def _on_cuda(parts: Parts) -> bool:
+    """Whether the network computes there: to ask for its generators would start CUDA."""
+    return next(parts.segmenter.parameters()).device.type == "cuda"
 
 
 def go_back(session: Session) -> None:

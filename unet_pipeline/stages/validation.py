@@ -6,11 +6,12 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from unet_pipeline.datasets.loaders import iterate_samples
 from unet_pipeline.datasets.manifest import Sample
-from unet_pipeline.distributed import agree_max, gather_objects, shard, share_buffers
-from unet_pipeline.errors import DatasetError
+from unet_pipeline.distributed import World, agree_max, gather_objects, shard, share_buffers
+from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import headline_figures, summarize
 from unet_pipeline.inference import ImageScores, score
 from unet_pipeline.runtime import StopRequest
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PANEL_STEPS = 10  # pictures of the panel over a run: enough for MLflow's slider, cheap to send
 VALIDATION_SHARE = 0.1  # of a budget, that one validation may take
+SAMPLES_A_ROUND = 4  # of each of several processes, which wait for the slowest after them
 
 
 class StoppedError(Exception):
@@ -60,60 +62,140 @@ def validate(session: Session, stop: StopRequest) -> dict[str, float]:
 
 
 def _score(session: Session, stop: StopRequest) -> ImageScores:
-    config, parts, facts = session.config, session.parts, session.manifest.facts
-    samples, budget = session.manifest.split("val"), config.training.budget_seconds
-    first, deadline = session.reached.num_val is None, math.inf
-    if first and budget is not None and parts.world.size == 1:
-        samples, deadline = _spread(samples), time.monotonic() + VALIDATION_SHARE * budget
-    elif not first and session.reached.num_val != len(samples):
-        samples = _spread(samples)[: session.reached.num_val]
-    world = parts.world
-
-    def leave_when_stopped(_: int) -> None:
-        if stop and world.size == 1:  # one of several would leave the others waiting
-            raise StoppedError
-
-    def skip(error: DatasetError) -> None:
-        parts.loader.unreadable.add(str(error))
-
+    """The scores of the val samples, of all processes together, which raise one error together."""
+    parts, reached, samples = session.parts, session.reached, session.manifest.split("val")
+    first, budget = reached.num_val is None, session.config.training.budget_seconds
+    chosen, deadline = samples, math.inf
+    if first and budget is not None:
+        chosen, deadline = _spread(samples), time.monotonic() + VALIDATION_SHARE * budget
+    elif not first and reached.num_val != len(samples):
+        chosen = _spread(samples)[: reached.num_val]
     share_buffers(session.evaluated)
-    result = score(
-        session.evaluated,
-        iterate_samples(
-            _before(deadline, shard(samples, world.rank, world.size)),
-            classes=facts.classes,
-            in_channels=facts.in_channels,
-            cache=parts.cache,
-            on_unreadable=None if config.training.strict or world.size > 1 else skip,
-        ),
-        window=decided(config.inference.window),
-        overlap=decided(config.inference.overlap),
-        autocast_dtype=parts.autocast_dtype,
-        loss=parts.loss,
-        on_progress=leave_when_stopped,
+    rounds = _Rounds(chosen, parts.world, stop, deadline)
+    shares = gather_objects(_score_share(session, rounds))
+    if session.is_main:
+        for sentence in (sentence for share in shares for sentence in share.unreadable):
+            parts.loader.unreadable.add(sentence)
+    errors = [share.error for share in shares if share.error is not None]
+    if errors:
+        raise next((error for error in errors if isinstance(error, StoppedError)), errors[0])
+    result = ImageScores.in_order(
+        [share.scores for share in shares if share.scores is not None],
+        [sample.sample_id for sample in samples],
     )
-    result = ImageScores.in_order(gather_objects(result))
     if not result.sample_ids:
         raise DatasetError("none of the val samples can be read: see the warnings above")
     if first:
-        session.reached.num_val = len(result.sample_ids)
-        if len(result.sample_ids) < len(samples):
+        reached.num_val = rounds.num_asked
+        if rounds.num_asked < len(samples):
             logger.info(
                 "validating on %d of %d images: all of them would take more than %.0f %% of the "
                 "budget; `unet evaluate --split val` scores them all",
-                len(result.sample_ids),
+                rounds.num_asked,
                 len(samples),
                 100 * VALIDATION_SHARE,
             )
     return result
 
 
-def _before(deadline: float, samples: Sequence[Sample]) -> Iterator[Sample]:
-    """The samples that are asked for before `deadline`, at least one."""
-    for number, sample in enumerate(samples):
-        if number and time.monotonic() > deadline:
-            return
-        yield sample
+@dataclass(frozen=True)
+class _Share:
+    """What one process has made of its part of the samples.
+
+    scores: None where a validation was not finished. unreadable: a sentence for each sample that is
+    left out. error: why it was not finished; None where another process knows.
+    """
+
+    scores: ImageScores | None
+    unreadable: tuple[str, ...] = ()
+    error: UserError | StoppedError | None = None
+
+
+def _score_share(session: Session, rounds: _Rounds) -> _Share:
+    config, parts, facts = session.config, session.parts, session.manifest.facts
+    unreadable: list[str] = []
+    scores = failure = None
+    try:
+        scores = score(
+            session.evaluated,
+            iterate_samples(
+                rounds.samples(),
+                classes=facts.classes,
+                in_channels=facts.in_channels,
+                cache=parts.cache,
+                on_unreadable=(
+                    None if config.training.strict else lambda error: unreadable.append(str(error))
+                ),
+            ),
+            window=decided(config.inference.window),
+            overlap=decided(config.inference.overlap),
+            autocast_dtype=parts.autocast_dtype,
+            loss=parts.loss,
+            on_progress=lambda _: rounds.require_no_stop(),
+        )
+    except _ToldToEndError:
+        pass
+    except (UserError, StoppedError) as error:
+        failure = error
+        rounds.tell_to_end()
+    return _Share(scores, tuple(unreadable), failure)
+
+
+class _ToldToEndError(Exception):
+    """Another process was stopped, or has failed."""
+
+
+class _Rounds:
+    """The samples of this process, a few a round; all processes begin each round together.
+
+    There they agree whether to go on: for one alone can neither leave, while the others wait for
+    it, nor know that time is up, which each of them reads from a clock of its own.
+    """
+
+    _GO_ON, _TIME_IS_UP, _END = range(3)
+
+    def __init__(
+        self, samples: Sequence[Sample], world: World, stop: StopRequest, deadline: float
+    ) -> None:
+        self._own = shard(samples, world.rank, world.size)
+        self._size = SAMPLES_A_ROUND if world.size > 1 else 1
+        self._stop = stop
+        self._deadline = deadline
+        self._num_samples = len(samples)
+        self._samples_a_round = world.size * self._size
+        self._begun = 0
+        self._left = math.ceil(len(samples) / self._samples_a_round)
+
+    @property
+    def num_asked(self) -> int:
+        """Samples that all processes together have been given so far: the first so many."""
+        return min(self._num_samples, self._begun * self._samples_a_round)
+
+    def samples(self) -> Iterator[Sample]:
+        """Those that are asked for before the deadline, at least those of one round."""
+        while self._left:
+            late = self._begun > 0 and time.monotonic() > self._deadline
+            self.require_no_stop()
+            verdict = agree_max(self._TIME_IS_UP if late else self._GO_ON)
+            if verdict != self._GO_ON:
+                self._left = 0
+            if verdict == self._END:
+                raise _ToldToEndError
+            if verdict == self._TIME_IS_UP:
+                return
+            self._begun, self._left = self._begun + 1, self._left - 1
+            yield from self._own[(self._begun - 1) * self._size : self._begun * self._size]
+
+    def require_no_stop(self) -> None:
+        """Raise `StoppedError` where a signal has come to this process."""
+        if self._stop:
+            raise StoppedError
+
+    def tell_to_end(self) -> None:
+        """Leave before the end; the others hear of it where their next round would begin."""
+        if self._left:
+            self._left = 0
+            agree_max(self._END)
 
 
 def _spread(samples: Sequence[Sample]) -> list[Sample]:

@@ -59,15 +59,46 @@ def _joined(outputs: list[Outputs]) -> list[Tensor]:
     return [torch.cat(level) for level in zip(*outputs, strict=True)]
 
 
+class Statistics:
+    """The buffers of a module, such as the statistics of its norms, and a copy to put back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        buffers = list(model.buffers())
+        floats = [buffer for buffer in buffers if buffer.is_floating_point()]
+        others = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        # Apart, since torch copies lists of one type at once: twice a step, and not for each buffer
+        self._groups = [
+            (group, [torch.empty_like(buffer) for buffer in group])
+            for group in (floats, others)
+            if group
+        ]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Copy them as they are now."""
+        for group, kept in self._groups:
+            torch._foreach_copy_(kept, group)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Make them what they were when `keep` was called last."""
+        for group, kept in self._groups:
+            torch._foreach_copy_(group, kept)
+
+
 @contextlib.contextmanager
 def _replayed(model: nn.Module) -> Iterator[None]:
     """Afterwards statistics and random numbers are as before: the same can be done again."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        yield
-    for buffer, former in buffers:
-        buffer.copy_(former)
+    statistics = Statistics(model)
+    statistics.keep()
+    devices = {p.device for p in model.parameters() if p.device.type != "cpu"}  # that one is kept
+    kind = next((device.type for device in devices), "cpu")
+    numbers = sorted(device.index or 0 for device in devices)
+    with torch.random.fork_rng(devices=numbers, device_type=kind):
+        try:
+            yield
+        finally:
+            statistics.put_back()
 
 
 def _synchronised(model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:

@@ -8,6 +8,7 @@ exponential average, of which deep networks make use, it is that of Szegedy et a
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,20 +28,18 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._pairs = _Pairs(self.model, model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of `model` after a step; nothing waits for the device."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 9))
-        averaged, current = [], []
-        for mine, its in zip(_tensors(self.model), _tensors(model), strict=True):
-            if mine.is_floating_point():
-                averaged.append(mine)
-                current.append(its.detach())
-            else:
-                mine.copy_(its)
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        if not self._pairs.are_of(model):
+            self._pairs = _Pairs(self.model, model)
+        torch._foreach_lerp_(self._pairs.averaged, self._pairs.current, 1 - decay)
+        for mine, its in self._pairs.copied:
+            mine.copy_(its)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -50,6 +49,44 @@ class WeightAverage:
         """Put back what `state` gave."""
         self.updates = state["updates"]
         self.model.load_state_dict(state["model"])
+
+
+class _Pairs:
+    """The tensors of an average beside those that it follows.
+
+    To list them takes longer than to average those of a small network, so they are kept from step
+    to step, and listed again where one of them was replaced (as `module.to` does).
+
+    averaged, current: floating-point tensors. copied: pairs of counters.
+    """
+
+    def __init__(self, average: nn.Module, model: nn.Module) -> None:
+        self._model = model
+        self._places = [*_places(average), *_places(model)]
+        pairs = list(zip(_tensors(average), _tensors(model), strict=True))
+        floats = [(mine, its) for mine, its in pairs if mine.is_floating_point()]
+        self.averaged = [mine for mine, _ in floats]
+        self.current = [its for _, its in floats]
+        self.copied = [(mine, its) for mine, its in pairs if not mine.is_floating_point()]
+
+    def are_of(self, model: nn.Module) -> bool:
+        """Whether these are the tensors of `model` and of the average still."""
+        return model is self._model and all(
+            tensors.get(name) is tensor for tensors, name, tensor in self._places
+        )
+
+
+_Place = tuple[Mapping[str, torch.Tensor | None], str, torch.Tensor | None]
+
+
+def _places(model: nn.Module) -> list[_Place]:
+    """Where a module keeps its tensors: dictionary, name, and what is there."""
+    return [
+        (tensors, name, tensor)
+        for part in model.modules()
+        for tensors in (part._parameters, part._buffers)
+        for name, tensor in tensors.items()
+    ]
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unet_pipeline.distributed import num_processes
 from unet_pipeline.errors import DivergedError, ResourceError, UserError
 from unet_pipeline.runtime import is_out_of_memory
-from unet_pipeline.training.accumulation import backward_in_parts
+from unet_pipeline.training.accumulation import Statistics, backward_in_parts
 from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.losses.deep import Outputs
 from unet_pipeline.training.position import Position
@@ -46,6 +46,7 @@ def train_steps(
     names: Sequence[str] = (),
     watch: Callable[[Outputs, Tensor], None] = lambda logits, targets: None,
     after_step: Callable[[], None] = lambda: None,
+    read_every: int | None = None,
 ) -> None:
     """Take a step for each batch of `loader`, until it ends or there is no learning rate.
 
@@ -57,22 +58,27 @@ def train_steps(
     average: takes in the weights after each step.
     batch_sizes: samples of batch number b of the epoch in all processes together, where this one
     has a part of each. watch: shown logits and targets of every batch.
-    after_step: called whenever `position` is up to date: after every step on a CPU, after some of
-    them elsewhere, where the next steps need not wait for the losses. It can be saved then.
+    after_step: called whenever `position` is up to date, and can be saved.
+    read_every: steps between two looks at the losses, which have to wait for the device; every step
+    by default on a CPU, where that costs nothing, and `READ_EVERY` elsewhere.
     A batch that memory does not suffice for goes through the network in parts from then on, with
     the same gradient (see `accumulation`); `position.micro_batch` says how large they are.
     Raises `DivergedError` for a loss or gradient that is not finite; it names the samples of the
-    batch (`names` by sample number). On a CPU no weight is touched then.
+    batch (`names` by sample number). Where every loss is read, no weight is touched then. Raises
+    `UserError` for batch normalisation across processes with batches that go through in parts.
     """
     device = next(model.parameters()).device
+    read_every = read_every or (1 if device.type == "cpu" else READ_EVERY)
+    _refuse_unequal_parts(model, position)
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
     losses = _Losses(device, position, names, max_skipped=MAX_SKIPPED * scaler.is_enabled())
 
     def autocast() -> AbstractContextManager[Any]:
         return torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
 
+    parameters, statistics = list(model.parameters()), Statistics(model)
     model.train()
-    for inputs, targets, *rest in loader:
+    for inputs, targets, *rest in losses.read_before_errors(loader):
         if not len(inputs):
             continue
         if learning_rate is not None:
@@ -93,22 +99,24 @@ def train_steps(
                 scaler=scaler,
                 position=position,
                 autocast=autocast,
+                statistics=statistics,
             )
         watch(logits, targets)
         scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if grad_clip:
+            nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
         size = batch_sizes(position.batch) if batch_sizes is not None else len(inputs)
         losses.add(value, norm, size, rest, optimizer.param_groups[0]["lr"])
-        if device.type == "cpu":
-            losses.read()  # costs nothing here, and keeps the weights from a bad step
+        if read_every == 1:
+            losses.read()  # before the step, which keeps the weights from a bad one
         scaler.step(optimizer)
         scaler.update()
         if average is not None:
             average.update(model)
         position.step += 1
         position.batch += 1
-        position.samples += size
-        if losses.are_read or losses.waiting >= READ_EVERY:
+        if losses.are_read or losses.waiting >= read_every:
             losses.read()
             after_step()
     if not losses.are_read:
@@ -126,8 +134,10 @@ def _backward(
     scaler: torch.amp.GradScaler,
     position: Position,
     autocast: Callable[[], AbstractContextManager[Any]],
+    statistics: Statistics,
 ) -> tuple[Outputs, Tensor]:
     """Logits and loss of a batch, its gradient in the parameters; in as many parts as it takes."""
+    statistics.keep()
     while True:
         optimizer.zero_grad(set_to_none=True)
         size = min(position.micro_batch or len(targets), len(targets))
@@ -144,11 +154,17 @@ def _backward(
                     "out of memory with a single sample: use a smaller --image-size or model"
                 ) from error
             if num_processes() > 1:  # the others wait in the middle of the same step
+                advice = (
+                    "a smaller --batch-size"
+                    if _synchronises_statistics(model)
+                    else f"--set training.micro_batch={math.ceil(size / 2)}, which gives the same "
+                    "gradient"
+                )
                 raise ResourceError(
-                    f"out of memory with {size} samples in one of several processes: use --set "
-                    f"training.micro_batch={math.ceil(size / 2)}, which gives the same gradient"
+                    f"out of memory with {size} samples in one of several processes: use {advice}"
                 ) from error
         # Here, where the error no longer holds on to what filled the memory
+        statistics.put_back()  # else this batch would count twice in them
         position.micro_batch = math.ceil(size / 2)
         logger.warning(
             "out of memory with %d samples: from here on they go through the network %d at a "
@@ -158,6 +174,20 @@ def _backward(
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _synchronises_statistics(model: nn.Module) -> bool:
+    return any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
+
+
+def _refuse_unequal_parts(model: nn.Module, position: Position) -> None:
+    """Processes may have unequal shares of a batch, so more parts, and wait for each other."""
+    if position.micro_batch and num_processes() > 1 and _synchronises_statistics(model):
+        raise UserError(
+            f"batches go through in parts of {position.micro_batch} samples, and batch "
+            "normalisation across processes needs them whole: leave out runtime.sync_batchnorm or "
+            "training.micro_batch, or take --set model.norm=group"
+        )
 
 
 def _backward_at_once(
@@ -189,6 +219,7 @@ class _Losses:
         self.max_skipped = max_skipped
         dtype = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
         self.sum = torch.zeros((), dtype=dtype, device=device)
+        self.num_samples = 0
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.steps: deque[tuple[Tensor, Tensor, Tensor, str, str]] = deque()
 
@@ -207,13 +238,22 @@ class _Losses:
         self.skipped = torch.where(norm.isfinite(), 0, self.skipped + 1)
         bad = ~value.isfinite() | (self.skipped > self.max_skipped)
         self.sum = self.sum + value.to(self.sum.dtype) * size
+        self.num_samples += size
         numbers = [int(number) for number in rest[0]] if rest else []
         samples = ", ".join(self.names[n] for n in numbers if 0 <= n < len(self.names)) or "unknown"
         place = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
         self.steps.append((bad, value, norm, place, f"learning rate {rate:.3g}, samples {samples}"))
 
+    def read_before_errors(self, loader: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        """What `loader` yields; an error of it comes when all steps before it are read."""
+        try:
+            yield from loader
+        except Exception:
+            self.read()
+            raise
+
     def read(self) -> None:
-        """Wait for all steps so far, and move their losses into the position.
+        """Wait for all steps so far, and move their losses and samples into the position.
 
         Raises `DivergedError` for the first that was not finite.
         """
@@ -227,7 +267,9 @@ class _Losses:
                 f"{circumstances}; lower --lr, or try --amp off"
             )
         self.position.loss_sum += self.sum.item()
+        self.position.samples += self.num_samples
         self.sum.zero_()
+        self.num_samples = 0
         self.steps.clear()
 
 

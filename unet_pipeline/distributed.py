@@ -33,11 +33,15 @@ _PAUSE = 0.05  # seconds between two looks for the main process, when processes 
 
 @dataclass(frozen=True)
 class World:
-    """Which process this is, of how many: rank in all, local_rank on this machine, both from 0."""
+    """Which process this is, of how many: rank in all, local_rank on this machine, both from 0.
+
+    num_neighbours: the processes on this machine, itself among them.
+    """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    num_neighbours: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -71,7 +75,7 @@ def world_of_environment() -> World:
     rank = _number("RANK", 0)
     if rank >= size:
         raise UserError(f"RANK = {rank} with WORLD_SIZE = {size}: ranks go from 0 to {size - 1}")
-    return World(rank, _number("LOCAL_RANK", 0), size)
+    return World(rank, _number("LOCAL_RANK", 0), size, _number("LOCAL_WORLD_SIZE", size))
 
 
 def job_id() -> str | None:

@@ -30,7 +30,7 @@ def rgb(*colors: tuple[int, int, int]) -> MaskScan:
 
 
 def table(*scans: MaskScan) -> ValueTable:
-    return count_values((f"s{i}", s) for i, s in enumerate(scans))
+    return count_values([(f"s{i}", s) for i, s in enumerate(scans)])
 
 
 def classes(*scans: MaskScan, **options: Any) -> Classes:

@@ -53,7 +53,7 @@ def test_every_encoding_gives_the_pixels_of_its_manifest(real_data: RealData, na
     (entry,) = (entry for entry in entries if entry["name"] == name)
     # One mask of 27 numbered nuclei could be classes; with its like it is none
     together = INSTANCES if name in INSTANCES else (name,)
-    table = count_values((other, scan_file(masks[other])) for other in together)
+    table = count_values([(other, scan_file(masks[other])) for other in together])
     classes, _ = find_classes(table, source=root, **OPTIONS.get(name, {}))
     mask = read_mask(masks[name], encoding=classes.encoding)
     indices = classes.to_indices(mask, source=name)
@@ -71,7 +71,7 @@ def test_every_encoding_gives_the_pixels_of_its_manifest(real_data: RealData, na
 def test_all_masks_of_the_nuclei_number_objects(real_data: RealData) -> None:
     folder = real_data("dsb2018_mini")
     paths = sorted((folder / "masks_instance_u16").iterdir())
-    table = count_values((path.stem, scan_file(path)) for path in paths)
+    table = count_values([(path.stem, scan_file(path)) for path in paths])
     classes, notes = find_classes(table, source=folder)
     assert (classes.values, classes.other) == ((0, 255), 1)
     assert any("up to 369 objects (16-bit)" in note for note in notes)

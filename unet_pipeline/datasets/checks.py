@@ -112,20 +112,10 @@ def turned_by_exif(scan: PairScan) -> bool:
 
 def exif_disagrees(scans: Sequence[PairScan]) -> Iterator[Finding]:
     """Images that EXIF turns upside down or mirrors while their masks have no such mark."""
-    odd = [
-        s
-        for s in scans
-        if s.image.orientation in (2, 3, 4)
-        and s.mask.orientation == 1
-        and _size(s.image) == _size(s.mask)
-    ]
-    square = [
-        s
-        for s in scans
-        if s.image.orientation >= 5
-        and s.mask.orientation == 1
-        and _size(s.image) == _size(s.mask) == _size(s.mask)[::-1]
-    ]
+    turned = [s for s in scans if s.image.orientation > 1 and s.mask.orientation == 1]
+    alike = [s for s in turned if _size(s.image) == _size(s.mask)]
+    odd = [s for s in alike if s.image.orientation < 5]
+    square = [s for s in alike if s.image.orientation >= 5 and s.mask.height == s.mask.width]
     if some := odd + square:
         yield Finding(
             "exif-orientation",
@@ -211,9 +201,10 @@ def flat_images(scans: Sequence[PairScan]) -> Iterator[Finding]:
 
 def alpha_with_information(scans: Sequence[PairScan]) -> Iterator[Finding]:
     """Images and masks whose alpha channel is not simply opaque: it is dropped."""
+    either = [s for s in scans if s.image.alpha or s.mask.alpha]
     for what, some in (
-        ("images", [s for s in scans if s.image.alpha]),
-        ("masks", [s for s in scans if s.mask.alpha]),
+        ("images", [s for s in either if s.image.alpha]),
+        ("masks", [s for s in either if s.mask.alpha]),
     ):
         if some:
             yield Finding(

@@ -72,10 +72,11 @@ def one_class_masks(
 ) -> Iterator[Finding]:
     """Masks that hold a single class, or nothing but void."""
     alone: dict[str, list[str]] = {}
-    for scan, counts in zip(scans, pixels, strict=True):
+    for place, counts in enumerate(pixels):
         present = [classes.names[k] for k in counts if k != IGNORE_INDEX]
         if len(present) <= 1:
-            alone.setdefault(present[0] if present else "void", []).append(scan.pair.sample_id)
+            name = present[0] if present else "void"
+            alone.setdefault(name, []).append(scans[place].pair.sample_id)
     for name, ids in alone.items():
         background = name == classes.names[0]
         code = "empty-masks" if background else "void-masks" if name == "void" else "full-masks"

@@ -6,12 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.datasets import split_checks
+from unet_pipeline.datasets.duplicates import first_equal
 from unet_pipeline.datasets.findings import Finding
+from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.groups import group_by_regex
 from unet_pipeline.datasets.manifest import SPLITS, Sample, Split
 from unet_pipeline.datasets.options import Options
+from unet_pipeline.datasets.rows import Rows
 from unet_pipeline.datasets.scan import PairScan
 from unet_pipeline.datasets.splits import (
     assign_folds,
@@ -35,7 +40,7 @@ class Division:
     groups: Sequence[str]
     splits: Sequence[Split]
     folds: Sequence[int | None]
-    former: tuple[Sample | None, ...]
+    former: Sequence[Sample | None]
     fixed: frozenset[Split]
     findings: tuple[Finding, ...]
 
@@ -60,17 +65,24 @@ def divide(
     and all others train, but for samples that were in folds before, which keep their split.
     Raises as `assign_splits`, `assign_folds` and `group_by_regex` do.
     """
-    ids, given = [s.pair.sample_id for s in scans], [s.pair.split for s in scans]
-    named, findings = _named_groups(scans, options)
-    # Of the file, not of its pixels: decoders of another version must not deal all splits anew
-    keys = [g if g is not None else s.image.key.hex() for g, s in zip(named, scans, strict=True)]
-    groups = merge_duplicates(
-        [own if own is not None else sample_id for own, sample_id in zip(named, ids, strict=True)],
-        [s.pair.sample_id if s.image.is_flat else s.image.picture for s in scans],
+    pairs = [scan.pair for scan in scans]
+    named, findings = _named_groups(pairs, options)
+    own_groups = (
+        pair.sample_id if own is None else own for own, pair in zip(named, pairs, strict=True)
     )
-    former = match_former(options.former, ids, [s.content for s in scans])
-    places = _places(scans, former)
+    groups = _with_equal_pictures(scans, own_groups)
+    former = match_former(
+        options.former, [pair.sample_id for pair in pairs], (scan.content for scan in scans)
+    )
+    given, places = [pair.split for pair in pairs], _places(pairs, former)
     presence = _presence(pixels)
+
+    def key(place: int) -> str:
+        own = named[place]
+        # Of the file, not of its pixels: decoders of another version must not deal all splits anew
+        return own if own is not None else scans[place].image.key.hex()
+
+    keys = Rows(key, len(scans))
     splits, notes = assign_splits(
         groups,
         keys=keys,
@@ -92,20 +104,20 @@ def divide(
         groups,
         _by_folds(splits, folds, places),
         folds,
-        tuple(former),
+        former,
         _fixed(given, places),
         tuple(findings),
     )
 
 
 def _named_groups(
-    scans: Sequence[PairScan], options: Options
+    pairs: Sequence[Pair], options: Options
 ) -> tuple[list[str | None], list[Finding]]:
     """The group that the data or the user names for each sample, or None."""
-    own = [s.pair.group for s in scans]
+    own = [pair.group for pair in pairs]
     if options.group_regex is None:
         return own, []
-    ids = [s.pair.sample_id for s in scans]
+    ids = [pair.sample_id for pair in pairs]
     groups, unmatched = group_by_regex(ids, options.group_regex)
     if not unmatched:
         return list(groups), []
@@ -123,15 +135,25 @@ def _named_groups(
     return [data if i in alone else group for i, group, data in rows], [finding]
 
 
-def _places(scans: Sequence[PairScan], former: Sequence[Sample | None]) -> list[_Place | None]:
+def _with_equal_pictures(scans: Sequence[PairScan], groups: Iterable[str]) -> list[str]:
+    """The group of each sample, one for all equal pictures."""
+    first = first_equal(scans)
+    is_alone = np.bincount(first, minlength=len(first)) == 1
+    contents = (None if is_alone[head] else int(head) for head in first)
+    return merge_duplicates(groups, contents)
+
+
+def _places(pairs: Sequence[Pair], former: Sequence[Sample | None]) -> list[_Place | None]:
     """Where each sample was: in the earlier dataset, else in the one with folds that is read."""
-    has_folds = any(s.pair.fold is not None for s in scans)
+    has_folds = any(pair.fold is not None for pair in pairs)
+    if not has_folds and not any(former):
+        return [None] * len(pairs)
     places: list[_Place | None] = []
-    for scan, old in zip(scans, former, strict=True):
+    for pair, old in zip(pairs, former, strict=True):
         if old is not None:
             places.append(_Place(old.split, old.fold))
-        elif has_folds and scan.pair.split is not None:
-            places.append(_Place(scan.pair.split, scan.pair.fold))
+        elif has_folds and pair.split is not None:
+            places.append(_Place(pair.split, pair.fold))
         else:
             places.append(None)
     return places

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,15 +20,17 @@ from unet_pipeline.datasets.duplicates import (
 from unet_pipeline.datasets.facts import make_facts
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.formats import Found, Made
-from unet_pipeline.datasets.manifest import DatasetFacts, Sample, Split
+from unet_pipeline.datasets.manifest import DatasetFacts, Sample, fingerprint
 from unet_pipeline.datasets.mask_values import find_classes
 from unet_pipeline.datasets.options import Options
+from unet_pipeline.datasets.rows import Rows, chosen
 from unet_pipeline.datasets.scan import (
     BadPair,
     MaskScan,
     PairScan,
     Progress,
     ScanStore,
+    ScanTable,
     scan_pairs,
 )
 from unet_pipeline.datasets.soft_edges import with_shades
@@ -46,6 +50,7 @@ class Diagnosis:
 
     found: as the format read it. scans: what was read of each good pair, in the order of
         `samples`; a pair whose mask must be turned as the EXIF of its image says is among them.
+        Like the samples, they are made anew whenever they are asked for (`Rows`).
     findings: errors first. table: the values of the masks; classes, pixels (of each class in each
         mask), facts, samples: the dataset that the good pairs make; None or empty where they make
         none.
@@ -54,14 +59,14 @@ class Diagnosis:
     """
 
     found: Found
-    scans: tuple[PairScan, ...]
+    scans: Sequence[PairScan]
     findings: tuple[Finding, ...]
     table: ValueTable | None = None
     classes: Classes | None = None
     pixels: Sequence[ClassPixels] = ()
     facts: DatasetFacts | None = None
-    samples: tuple[Sample, ...] = ()
-    former: tuple[Sample | None, ...] = ()
+    samples: Sequence[Sample] = ()
+    former: Sequence[Sample | None] = ()
     turned: Mapping[str, int] = field(default_factory=dict)
     likenesses: tuple[Likeness, ...] = ()
 
@@ -101,10 +106,18 @@ def examine(
         *_about_images(scans),
         *checks.overlapping_objects(scans),
     ]
-    turned = {s.pair.sample_id: s.image.orientation for s in scans if checks.turned_by_exif(s)}
-    good = [s for s in scans if s.pair.sample_id in turned or _fits(s)]
-    diagnosis = Diagnosis(found, tuple(good), tuple(findings), turned=turned)
-    if good:
+    turned: dict[str, int] = {}
+    good = array("Q")
+    for place, scan in enumerate(scans):
+        if checks.turned_by_exif(scan):
+            turned[scan.pair.sample_id] = scan.image.orientation
+        elif not _fits(scan):
+            continue
+        good.append(place)
+    if len(good) < len(scans):
+        scans = chosen(scans, good)
+    diagnosis = Diagnosis(found, scans, tuple(findings), turned=turned)
+    if scans:
         diagnosis = _with_classes(diagnosis, source, options)
     if diagnosis.classes is not None:
         diagnosis = _with_samples(diagnosis, diagnosis.classes, name, options, store)
@@ -115,16 +128,16 @@ def examine(
 
 def _read(
     found: Found, options: Options, store: ScanStore, on_progress: Progress | None
-) -> tuple[list[PairScan], list[BadPair]]:
-    scans: list[PairScan] = []
+) -> tuple[Sequence[PairScan], list[BadPair]]:
+    table = ScanTable()
     bad: list[BadPair] = []
     keep = values_to_keep(found, options)
     for scan in scan_pairs(found.pairs, store=store, keep=keep, on_progress=on_progress):
         if isinstance(scan, BadPair):
             bad.append(scan)
         else:
-            scans.append(scan)
-    return scans, bad
+            table.append(scan)
+    return table.rows(), bad
 
 
 def values_to_keep(found: Found, options: Options) -> list[int]:
@@ -164,7 +177,7 @@ def check_values(
 
     masks: the id of each sample and what was read of its mask.
     """
-    table = with_shades(count_values(masks), found.pairs)
+    table = with_shades(count_values(list(masks)), found.pairs)
     if table.uses:
         _find_classes(table, found, source, options)
 
@@ -187,8 +200,14 @@ def _find_classes(
 def _with_classes(diagnosis: Diagnosis, source: Path, options: Options) -> Diagnosis:
     """`diagnosis` with the classes of the masks, or the error why there are none."""
     found = diagnosis.found
-    table = count_values((s.pair.sample_id, s.mask) for s in diagnosis.scans)
-    table = with_shades(table, [s.pair for s in diagnosis.scans])
+    scans = diagnosis.scans
+
+    def mask_of(place: int) -> tuple[str, MaskScan]:
+        scan = scans[place]
+        return scan.pair.sample_id, scan.mask
+
+    table = count_values(Rows(mask_of, len(scans)))
+    table = with_shades(table, Rows(lambda place: scans[place].pair, len(scans)))
     try:
         classes, notes = _find_classes(table, found, source, options)
     except DatasetError as error:
@@ -221,7 +240,7 @@ def _with_samples(
     """`diagnosis` with splits and facts, and what is to be said about both."""
     scans = diagnosis.scans
     division = divide(scans, diagnosis.pixels, classes.names, options)
-    samples = tuple(map(_sample, scans, division.splits, division.groups, division.folds))
+    samples = Rows(functools.partial(_sample, scans, division), len(scans))
     likenesses = tuple(near_duplicates(scans, store.thumbnail))
     diagnosis = replace(
         diagnosis,
@@ -239,9 +258,11 @@ def _with_samples(
     facts = make_facts(
         name,
         scans,
-        samples,
         diagnosis.pixels,
         classes,
+        splits=division.splits,
+        folds=division.folds,
+        fingerprint=fingerprint(samples),
         histogram=store.histogram,
         value_range=options.value_range,
     )
@@ -268,11 +289,11 @@ def _about_splits(
     yield from near_duplicate_findings(scans, parts, likenesses, fixed="train" in division.fixed)
     yield from split_checks.parted_groups(division.groups, parts)
     if options.split_by == "random":
-        grouped = options.group_regex is not None or any(s.pair.group for s in scans)
+        pairs = [scan.pair for scan in scans]
         yield from split_checks.leaking_groups(
-            [s.pair.sample_id for s in scans],
-            grouped=grouped,
-            given=[s.pair.split for s in scans],
+            [pair.sample_id for pair in pairs],
+            grouped=options.group_regex is not None or any(pair.group for pair in pairs),
+            given=[pair.split for pair in pairs],
         )
 
 
@@ -281,19 +302,20 @@ def _disagree(findings: Sequence[Finding]) -> bool:
     return any(finding.code in ("mixed-channels", "mixed-depths") for finding in findings)
 
 
-def _sample(scan: PairScan, split: Split, group: str, fold: int | None) -> Sample:
+def _sample(scans: Sequence[PairScan], division: Division, place: int) -> Sample:
     """The sample of a scan; where its files are not written yet, `source` stands for them."""
+    scan = scans[place]
     pair = scan.pair
     return Sample(
         sample_id=pair.sample_id,
         image_file=_text(pair.image_file),
         mask_file=_text(pair.mask_file),
-        split=split,
-        group=group,
+        split=division.splits[place],
+        group=division.groups[place],
         width=scan.image.width,
         height=scan.image.height,
         content=scan.content,
-        fold=fold,
+        fold=division.folds[place],
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,17 +17,17 @@ import numpy.typing as npt
 
 from unet_pipeline.classes import IGNORE_INDEX, Classes, pack_value
 from unet_pipeline.datasets.manifest import (
+    SPLITS,
     DatasetFacts,
     Extent,
     FoldFacts,
     ImageSize,
     ObjectSizes,
-    Sample,
-    count_splits,
-    fingerprint,
+    Split,
 )
+from unet_pipeline.datasets.rows import chosen
 from unet_pipeline.datasets.scan import Objects, PairScan
-from unet_pipeline.datasets.value_table import ClassPixelRows, ClassPixels, class_totals
+from unet_pipeline.datasets.value_table import ClassPixels, class_totals
 
 Histogram = Callable[[PairScan], npt.NDArray[np.int64] | None]
 """The counts (C, 256) of an image between its own lowest and highest value (0..255 for uint8)."""
@@ -42,51 +45,48 @@ _RANGE_PERCENTILES = (0.1, 99.9)
 def make_facts(
     name: str,
     scans: Sequence[PairScan],
-    samples: Sequence[Sample],
     pixels: Sequence[ClassPixels],
     classes: Classes,
     *,
+    splits: Sequence[Split],
+    folds: Sequence[int | None],
+    fingerprint: str,
     histogram: Histogram,
     value_range: ValueRange,
 ) -> DatasetFacts:
-    """The facts of a dataset; scans, samples and the pixels of their classes are in one order.
+    """The facts of a dataset; scans, the pixels of their classes, splits and folds in one order.
 
     value_range: `bits` takes the bit depth, `percentiles` the 0.1st and 99.9th of the training
         pixels; `auto` the bit depth for whole numbers and percentiles for floats.
     """
-    in_channels = max(scan.image.channels for scan in scans)
+    heights, widths, in_channels = array("Q"), array("Q"), 0
+    for image in (scan.image for scan in scans):
+        heights.append(image.height)
+        widths.append(image.width)
+        in_channels = max(in_channels, image.channels)
 
-    def of(chosen: Callable[[Sample], bool]) -> _Training:
-        places = [i for i, sample in enumerate(samples) if chosen(sample)]
-        rows = ClassPixelRows(pixels[i] for i in places)
-        return _Training([scans[i] for i in places], rows, in_channels, histogram)
+    def of(trains: Iterable[bool]) -> _Training:
+        places = array("Q", itertools.compress(range(len(scans)), trains))
+        return _Training(chosen(scans, places), chosen(pixels, places), in_channels, histogram)
 
-    train = of(lambda sample: sample.split == "train")
+    train = of(split == "train" for split in splits)
     quantiles = _percentiles(train)
-    folds = sorted({sample.fold for sample in samples if sample.fold is not None})
     return DatasetFacts(
         name=name,
         classes=classes,
         in_channels=in_channels,
         dtype=scans[0].image.dtype,
         **_fold_facts(train, classes, value_range, quantiles).model_dump(),
-        num_samples=count_splits(samples),
-        image_size=ImageSize(
-            height=_extent([scan.image.height for scan in scans]),
-            width=_extent([scan.image.width for scan in scans]),
-        ),
+        num_samples={name: splits.count(name) for name in SPLITS},
+        image_size=ImageSize(height=_extent(heights), width=_extent(widths)),
         percentiles={f"p{p:g}": quantiles[k] for k, p in enumerate(PERCENTILES)},
         objects=_objects(train.scans, classes),
         folds=tuple(
-            _fold_facts(of(functools.partial(_trains_beside, fold)), classes, value_range)
-            for fold in folds
+            _fold_facts(of(own not in (None, fold) for own in folds), classes, value_range)
+            for fold in sorted({fold for fold in folds if fold is not None})
         ),
-        fingerprint=fingerprint(samples),
+        fingerprint=fingerprint,
     )
-
-
-def _trains_beside(fold: int, sample: Sample) -> bool:
-    return sample.fold not in (None, fold)
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,19 @@ def _bit_range(scans: Sequence[PairScan]) -> tuple[float, float]:
 
     Many cameras put 12 bits into 16. Floats have no bits: their smallest and largest value.
     """
-    low, high = min(s.image.low for s in scans), max(s.image.high for s in scans)
     if scans[0].image.dtype == "uint8":
         return 0.0, 255.0
+    low, high = _ends(scans)
     if scans[0].image.dtype == "uint16":
         return 0.0, next(2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+    return low, high
+
+
+def _ends(scans: Iterable[PairScan]) -> tuple[float, float]:
+    """The lowest and the highest value of all images."""
+    low, high = math.inf, -math.inf
+    for image in (scan.image for scan in scans):
+        low, high = min(low, image.low), max(high, image.high)
     return low, high
 
 
@@ -145,14 +153,17 @@ def mean_and_std(
 
     A grey image among RGB ones counts as three equal channels. A constant channel gets sd 1.
     """
-    num_pixels = sum(scan.image.height * scan.image.width for scan in train)
+    num_pixels = 0
+    sums, squares = ([array("d") for _ in range(in_channels)] for _ in range(2))
+    for image in (scan.image for scan in train):
+        num_pixels += image.height * image.width
+        for every, own in ((sums, image.sums), (squares, image.squares)):
+            for c, column in enumerate(every):
+                column.append(own[min(c, image.channels - 1)])
     means, stds = [], []
     for c in range(in_channels):
-        own = [min(c, scan.image.channels - 1) for scan in train]
-        total = math.fsum(scan.image.sums[k] for scan, k in zip(train, own, strict=True))
-        square = math.fsum(scan.image.squares[k] for scan, k in zip(train, own, strict=True))
-        mean = total / num_pixels
-        std = math.sqrt(max(square / num_pixels - mean**2, 0.0)) / (high - low)
+        mean = math.fsum(sums[c]) / num_pixels
+        std = math.sqrt(max(math.fsum(squares[c]) / num_pixels - mean**2, 0.0)) / (high - low)
         means.append((mean - low) / (high - low))
         stds.append(std if std > 1e-6 else 1.0)
     return tuple(means), tuple(stds)
@@ -165,10 +176,9 @@ def _percentiles(train: _Training) -> list[tuple[float, ...]]:
     that of its steps. They are merged on a grid that is laid closer around the percentiles until
     it no longer shrinks: between the ends of all pixels, one hot pixel would leave it no steps.
     """
-    images = [scan.image for scan in train.scans]
-    if images[0].dtype == "uint8":
+    if train.scans[0].image.dtype == "uint8":
         return _on_grid(train, 0.0, 255.0, 256)
-    low, high = min(image.low for image in images), max(image.high for image in images)
+    low, high = _ends(train.scans)
     while True:
         found = _on_grid(train, low, high, _GRID)
         margin = (high - low) / (_GRID - 1)
@@ -182,14 +192,18 @@ def _on_grid(train: _Training, low: float, high: float, num_steps: int) -> list[
     """The percentiles, to the next of `num_steps` values from `low` to `high`."""
     step = (high - low) / (num_steps - 1) or 1.0
     merged = np.zeros((train.in_channels, num_steps), dtype=np.int64)
+
+    @functools.lru_cache(maxsize=1)  # of whole numbers, all images have the same
+    def places_of(start: float, end: float) -> npt.NDArray[np.int64]:
+        places = np.rint((np.linspace(start, end, 256) - low) / step)
+        return np.clip(places, 0, num_steps - 1).astype(np.int64)
+
     for scan in train.scans:
         counts = train.histogram(scan)
         if counts is None:  # the file is gone since it was read
             continue
         exact = scan.image.dtype == "uint8"
-        ends = (0.0, 255.0) if exact else (scan.image.low, scan.image.high)
-        places = np.rint((np.linspace(*ends, 256) - low) / step)
-        places = np.clip(places, 0, num_steps - 1).astype(np.int64)
+        places = places_of(*((0.0, 255.0) if exact else (scan.image.low, scan.image.high)))
         for c in range(train.in_channels):
             np.add.at(merged[c], places, counts[min(c, len(counts) - 1)])
     below = merged.cumsum(axis=1)
@@ -204,7 +218,7 @@ def _objects(train: Iterable[PairScan], classes: Classes) -> dict[str, ObjectSiz
 
     Connected pixels of one value; where masks number their objects, the pixels of each number.
     """
-    found: dict[str, list[Objects]] = {}
+    found: dict[str, _Sizes] = {}
     names = {pack_value(v): n for v, n in zip(classes.values[1:], classes.names[1:], strict=True)}
     for scan in train:
         if classes.other is not None and scan.mask.encoding == "grey":
@@ -213,29 +227,42 @@ def _objects(train: Iterable[PairScan], classes: Classes) -> dict[str, ObjectSiz
             if areas:
                 middle = areas[(len(areas) - 1) // 2]
                 sizes = Objects(len(areas), areas[0], middle, areas[-1])
-                found.setdefault(classes.names[classes.other], []).append(sizes)
+                found.setdefault(classes.names[classes.other], _Sizes()).add(sizes)
             continue
         for key, sizes in (scan.mask.objects or {}).items():
             if key in names:
-                found.setdefault(names[key], []).append(sizes)
-    return {
-        name: ObjectSizes(
-            num_objects=sum(row[0] for row in rows),
-            min_area=min(row[1] for row in rows),
-            median_area=_weighted_median([(row[2], row[0]) for row in rows]),
-            max_area=max(row[3] for row in rows),
+                found.setdefault(names[key], _Sizes()).add(sizes)
+    return {name: sizes.result() for name, sizes in found.items()}
+
+
+class _Sizes:
+    """The objects of one class, added up image by image."""
+
+    def __init__(self) -> None:
+        self._areas: list[int] = []  # the smallest and the largest so far
+        self._medians = Counter[int]()  # of images, each with the number of their objects
+
+    def add(self, objects: Objects) -> None:
+        ends = [*self._areas, objects.smallest, objects.largest]
+        self._areas = [min(ends), max(ends)]
+        self._medians[objects.median] += objects.number
+
+    def result(self) -> ObjectSizes:
+        smallest, largest = self._areas
+        return ObjectSizes(
+            num_objects=self._medians.total(),
+            min_area=smallest,
+            median_area=_weighted_median(self._medians),
+            max_area=largest,
         )
-        for name, rows in found.items()
-    }
 
 
-def _weighted_median(rows: list[tuple[int, int]]) -> int:
+def _weighted_median(weights: Mapping[int, int]) -> int:
     """The median of the images' medians, each as often as it has objects."""
-    rows.sort()
-    half = sum(weight for _, weight in rows) / 2
+    half = sum(weights.values()) / 2
     passed = 0
-    for value, weight in rows:
-        passed += weight
+    for value in sorted(weights):
+        passed += weights[value]
         if passed >= half:
             return value
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ def _write_pair(
         else _write(part, folder / place, pair.sample_id, palette, by_digest)
         for part, place in ((pair.image, "images"), (pair.mask, "masks"))
     )
-    return replace(pair, image_file=image, mask_file=mask)
+    return pair.with_files(image, mask)
 
 
 def _write(

@@ -233,10 +233,12 @@ def count_splits(samples: Iterable[Sample]) -> dict[Split, int]:
     return {name: counts[name] for name in SPLITS}
 
 
-def fingerprint(samples: Iterable[Sample]) -> str:
+def fingerprint(samples: Sequence[Sample]) -> str:
     """Sha256 over ids, splits and contents, whatever the order of the rows and the folder."""
     digest = hashlib.sha256()
-    for s in sorted(samples, key=lambda s: s.sample_id):
+    ids = [s.sample_id for s in samples]
+    for place in sorted(range(len(ids)), key=ids.__getitem__):
+        s = samples[place]  # one at a time: they may be made when they are asked for
         # with their lengths, so that no two lists are alike
         row = (
             f"{len(s.sample_id)}:{s.sample_id}{len(s.split)}:{s.split}{len(s.content)}:{s.content}"

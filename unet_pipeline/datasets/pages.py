@@ -119,12 +119,13 @@ def _as_samples(pair: Pair) -> Iterator[Pair]:
     assert isinstance(pair.image, Path)
     assert isinstance(pair.mask, Path)
     for index in range(num_image):
-        yield replace(
-            pair,
-            sample_id=f"{pair.sample_id}/p{index:04d}",
-            image_file=Page(pair.image, index, as_mask=False),
-            mask_file=Page(pair.mask, index, as_mask=True),
-            group=pair.group or pair.sample_id,
+        yield Pair(
+            f"{pair.sample_id}/p{index:04d}",
+            Page(pair.image, index, as_mask=False),
+            Page(pair.mask, index, as_mask=True),
+            pair.split,
+            pair.group or pair.sample_id,
+            pair.fold,
         )
 
 
@@ -135,7 +136,7 @@ def _as_channels(pair: Pair) -> Iterator[Pair]:
             f"{_name(pair.mask)}: a mask of {num_mask} pages: with --pages channels it needs one"
         )
     if isinstance(pair.image, Path) and _num_pages(pair.image) > 1:
-        pair = replace(pair, image_file=StackedPages(pair.image))
+        pair = pair.with_files(StackedPages(pair.image), pair.mask_file)
     yield pair
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,10 +34,11 @@ def with_shades(table: ValueTable, pairs: Sequence[Pair]) -> ValueTable:
     numbers_objects = table.numbering is not None and table.numbering.sure
     if table.lossy or table.encoding == "palette" or numbers_objects or len(table.uses) < 5:
         return table
-    paths = [pair.mask for pair in pairs if isinstance(pair.mask, Path)]
+    places = array("Q", (i for i, p in enumerate(pairs) if isinstance(p.mask_file, str)))
     masks = []
-    for path in paths[:: max(1, len(paths) // _LOOKED_AT)][:_LOOKED_AT]:
+    for place in places[:: max(1, len(places) // _LOOKED_AT)][:_LOOKED_AT]:
         with contextlib.suppress(DatasetError):  # the file is reported when all are read
+            path = Path(str(pairs[place].mask_file))
             masks.append(read_mask(path, encoding=table.encoding))
     return replace(table, shades_of=_solid_values(masks, table.encoding) or _centers(table))
 

@@ -16,16 +16,20 @@ that was saved anew is known by its sample id.
 from __future__ import annotations
 
 import hashlib
+import itertools
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 from unet_pipeline.datasets.manifest import SPLITS, Sample, Split
-from unet_pipeline.datasets.topping_up import Group, top_up
+from unet_pipeline.datasets.topping_up import Groups, top_up
 from unet_pipeline.errors import DatasetError, UserError
 
 SplitBy = Literal["random", "order"]
 Part = TypeVar("Part", Split, int)
+
+_NOTHING = frozenset[int]()
 
 
 class Splits(NamedTuple):
@@ -70,24 +74,24 @@ def assign_splits(
     came with held-out splits but nothing to train on.
     """
     _check_fractions(val_fraction, test_fraction)
-    known = list(given) if given is not None else [None] * len(groups)
-    kept = list(former) if former is not None else [None] * len(groups)
+    known = given if given is not None else [None] * len(groups)
+    kept = former if former is not None else [None] * len(groups)
     fractions = _to_carve(known, {"val": val_fraction, "test": test_fraction})
-    result: list[Split] = [old or split or "train" for old, split in zip(kept, known, strict=True)]
     follows = _of_groups(groups, kept, SPLITS)
-    loose = [i for i, split in enumerate(known) if split in ("train", None)]
+    loose = [split in ("train", None) for split in known]
     notes: list[str] = []
     if by == "order":
-        sizes = Counter(groups[i] for i in loose)  # in the order of their first sample
-        targets = {part: share * len(loose) for part, share in fractions.items()}
+        sizes = Counter(itertools.compress(groups, loose))  # in the order of their first sample
+        targets = {part: share * sum(loose) for part, share in fractions.items()}
         chosen = _by_order(sizes, targets)
     else:
-        hashes = _hashes(groups, keys or groups, seed, purpose="split")
+        samples = _Samples(groups, keys or groups, presence, loose)
         intervals = _intervals(fractions)
-        units = _units(groups, presence, loose, hashes, intervals, follows)
+        units = _units(samples, intervals, follows, seed=seed, purpose="split")
         notes = top_up(units, intervals, class_names=class_names)
-        chosen = {unit.name: unit.part for unit in units}
-    for i in loose:
+        chosen = dict(zip(units.names, units.parts, strict=True))
+    result: list[Split] = [old or split or "train" for old, split in zip(kept, known, strict=True)]
+    for i in itertools.compress(range(len(groups)), loose):
         result[i] = kept[i] or follows.get(groups[i]) or chosen.get(groups[i], "train")
     return Splits(result, tuple(notes))
 
@@ -118,7 +122,7 @@ def assign_folds(
             f"{num_folds} folds need as many groups of samples, this dataset has {number}: "
             "use fewer --folds"
         )
-    kept = list(former) if former is not None else [None] * len(groups)
+    kept = former if former is not None else [None] * len(groups)
     highest = max((fold for fold in kept if fold is not None), default=0)
     if highest >= num_folds:
         raise UserError(
@@ -127,20 +131,22 @@ def assign_folds(
         )
     intervals = {i: (i / num_folds, (i + 1) / num_folds) for i in range(num_folds)}
     follows = _of_groups(groups, kept, range(num_folds))
-    hashes = _hashes(groups, keys, seed, purpose="fold")
-    units = _units(groups, presence, range(len(groups)), hashes, intervals, follows)
+    samples = _Samples(groups, keys, presence, [True] * len(groups))
+    units = _units(samples, intervals, follows, seed=seed, purpose="fold")
     top_up(units, intervals)
-    chosen = {unit.name: unit.part for unit in units}
+    chosen = dict(zip(units.names, units.parts, strict=True))
     return [
         chosen[group] if fold is None else fold for group, fold in zip(groups, kept, strict=True)
     ]
 
 
-def merge_duplicates(groups: Sequence[str], contents: Sequence[object]) -> list[str]:
+def merge_duplicates(groups: Iterable[str], contents: Iterable[object]) -> list[str]:
     """`groups` with those joined that share an equal content, so that no split can part them.
 
+    contents: of each sample, None for one that is equal to no other.
     A joined group takes the name of its first member. Joining is transitive.
     """
+    groups = list(groups)
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -151,13 +157,13 @@ def merge_duplicates(groups: Sequence[str], contents: Sequence[object]) -> list[
 
     first: dict[object, str] = {}
     for group, content in zip(groups, contents, strict=True):
-        earlier = root(first.setdefault(content, group))
+        earlier = root(group if content is None else first.setdefault(content, group))
         parent[root(group)] = earlier
     return [root(group) for group in groups]
 
 
 def match_former(
-    former: Iterable[Sample], ids: Sequence[str], contents: Sequence[str]
+    former: Collection[Sample], ids: Sequence[str], contents: Iterable[str]
 ) -> list[Sample | None]:
     """Which sample of an earlier dataset each sample is; None for a new one.
 
@@ -165,6 +171,8 @@ def match_former(
     is the one of this id, else one whose id is not there any more, each taken once, else any of
     them where they have one split and fold. All else is known by its sample id.
     """
+    if not former:
+        return [None] * len(ids)
     by_id: dict[str, Sample] = {}
     by_content: dict[str, list[Sample]] = {}
     for sample in former:
@@ -193,10 +201,26 @@ def match_former(
 # ---- hashing ------------------------------------------------------------------------------------
 
 
-def _hashes(
-    groups: Sequence[str], keys: Sequence[str], seed: int, *, purpose: str
-) -> dict[str, float]:
-    """u in [0, 1) of each group, that of its key.
+class _Samples(NamedTuple):
+    """Group, key and classes of each sample, and whether the place of its group is to be chosen."""
+
+    groups: Sequence[str]
+    keys: Sequence[str]
+    presence: Sequence[frozenset[int]] | None
+    loose: Sequence[bool]
+
+
+def _units(
+    samples: _Samples,
+    intervals: Mapping[Part, tuple[float, float]],
+    follows: Mapping[str, Part],
+    *,
+    seed: int,
+    purpose: str,
+) -> Groups[Part]:
+    """The groups with a loose sample, each in the part of its hash or of `follows`.
+
+    u in [0, 1) of a group is the hash of its key.
 
     The keys of a group differ where equal pictures are in several files, or have joined groups
     that somebody named, or named ones with unnamed. The largest u counts: adding a copy of an old
@@ -204,10 +228,36 @@ def _hashes(
     held out later on. But a held-out picture moves where one equal to it comes in another file, or
     in another named group, whose place is nearer to train; only `former` knows better.
     """
-    values: dict[str, float] = {}
-    for group, key in zip(groups, keys, strict=True):
-        values[group] = max(values.get(group, 0.0), _uniform(f"{seed}:{key}", purpose))
-    return values
+    places: dict[str, int] = {}
+    for group in itertools.compress(samples.groups, samples.loose):
+        places.setdefault(group, len(places))
+    u = array("d", bytes(8 * len(places)))
+    classes = [_NOTHING] * len(places)
+    presence = samples.presence or itertools.repeat(_NOTHING, len(samples.groups))
+    for group, key, own, loose in zip(
+        samples.groups, samples.keys, presence, samples.loose, strict=True
+    ):
+        place = places.get(group)
+        if place is not None:
+            u[place] = max(u[place], _uniform(f"{seed}:{key}", purpose))
+            if loose:
+                classes[place] = _union(classes[place], own)
+    parts = [
+        follows[name] if name in follows else _part_of(u[place], intervals)
+        for name, place in places.items()
+    ]
+    return Groups(list(places), u, classes, parts, fixed=follows)
+
+
+def _union(one: frozenset[int], other: frozenset[int]) -> frozenset[int]:
+    """The classes of both; one of the two where it has them all: there are a few sets in all."""
+    if one <= other:
+        return other
+    return one if other <= one else one | other
+
+
+def _part_of(u: float, intervals: Mapping[Part, tuple[float, float]]) -> Part:
+    return next(part for part, (low, high) in intervals.items() if low <= u < high)
 
 
 def _uniform(text: str, purpose: str) -> float:
@@ -215,30 +265,6 @@ def _uniform(text: str, purpose: str) -> float:
     data = text.encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(data, digest_size=8, person=purpose.encode()).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: none is rounded up to 1
-
-
-def _units(
-    groups: Sequence[str],
-    presence: Sequence[frozenset[int]] | None,
-    indices: Iterable[int],
-    hashes: Mapping[str, float],
-    intervals: Mapping[Part, tuple[float, float]],
-    follows: Mapping[str, Part],
-) -> list[Group[Part]]:
-    """The groups of the samples at `indices`, each in the part of its hash or of `follows`."""
-    classes: dict[str, frozenset[int]] = {}
-    for i in indices:
-        own_classes = presence[i] if presence is not None else frozenset()
-        held = classes.get(groups[i], own_classes)
-        # Most groups are one sample: they share the set, of which there are a few in all
-        classes[groups[i]] = held if own_classes <= held else held | own_classes
-    units = []
-    for name, held in classes.items():
-        u = hashes[name]
-        own = next(part for part, (low, high) in intervals.items() if low <= u < high)
-        part = follows.get(name, own)
-        units.append(Group(name, u, held, part, fixed=name in follows))
-    return units
 
 
 def _of_groups(

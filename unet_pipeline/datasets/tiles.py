@@ -128,12 +128,13 @@ def _cut(pair: Pair, folder: Path, size: int, overlap: float) -> list[Pair]:
             images = _write_band(image, top, bottom, windows, folder / "images" / name)
             masks = _write_band(mask, top, bottom, windows, folder / "masks" / name)
             tiles += [
-                replace(
-                    pair,
-                    sample_id=f"{pair.sample_id}/{window.name}",
-                    image_file=image_path,
-                    mask_file=mask_path,
-                    group=pair.group or pair.sample_id,
+                Pair(
+                    f"{pair.sample_id}/{window.name}",
+                    image_path,
+                    mask_path,
+                    pair.split,
+                    pair.group or pair.sample_id,
+                    pair.fold,
                 )
                 for window, image_path, mask_path in zip(windows, images, masks, strict=True)
             ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
@@ -20,6 +19,7 @@ from unet_pipeline.classes import (
     unpack_value,
 )
 from unet_pipeline.datasets.images import Color, Encoding
+from unet_pipeline.datasets.rows import Rows
 from unet_pipeline.datasets.value_histograms import (
     Numbering,
     TwoEncodings,
@@ -66,32 +66,36 @@ class ValueTable:
     shades_of: tuple[int, ...] = ()
 
 
-def count_values(scans: Iterable[tuple[str, MaskScan]]) -> ValueTable:
+def count_values(rows: Sequence[tuple[str, MaskScan]]) -> ValueTable:
     """The values of all masks, under the one encoding that suits all of them.
 
-    scans: the id of each sample and what was read of its mask.
+    rows: the id of each sample and what was read of its mask.
     """
-    rows = list(scans)
-    encoding, palette = _common_encoding([mask for _, mask in rows])
+    masks = Rows(lambda i: rows[i][1], len(rows))
+    encoding, palette = _common_encoding(masks)
     uses: dict[int, Use] = {}
+    void, complete, lossy, num_pixels = set[int](), True, False, 0
     for sample_id, mask in rows:
+        complete, lossy = complete and mask.num_values == len(mask.values), lossy or mask.lossy
+        num_pixels += mask.height * mask.width
+        if (value := void_value(mask)) is not None:
+            void.add(value)
         for key, pixels in keyed_counts(mask, encoding).items():
             use = uses.setdefault(key, Use())
             use.pixels += pixels
             use.num_masks += 1
             if len(use.examples) < 5:
                 use.examples.append(sample_id)
-    void = {value for _, mask in rows if (value := void_value(mask)) is not None}
     return ValueTable(
         encoding,
         uses,
         palette,
-        complete=all(mask.num_values == len(mask.counts) for _, mask in rows),
-        lossy=any(mask.lossy for _, mask in rows),
-        num_pixels=sum(mask.height * mask.width for _, mask in rows),
+        complete=complete,
+        lossy=lossy,
+        num_pixels=num_pixels,
         void=tuple(sorted(value * 0x010101 if encoding == "rgb" else value for value in void)),
         void_clash=_clash(rows) if 255 in void else None,
-        numbering=find_numbering([mask for _, mask in rows]) if len(uses) > 5 else None,
+        numbering=find_numbering(masks) if len(uses) > 5 else None,
         two_encodings=find_two_encodings(rows) if encoding == "grey" and 255 in uses else None,
     )
 
@@ -125,18 +129,18 @@ def _common_encoding(masks: Sequence[MaskScan]) -> tuple[Encoding, dict[int, Col
     counts where an index has another colour in another file, and where black and white files
     (0, 1) stand beside grey ones (0, 255).
     """
-    kinds = {mask.encoding for mask in masks}
+    kinds: set[Encoding] = set()
     palette: dict[int, Color] = {}
-    agree = all(
-        palette.setdefault(value, color) == color
-        for mask in masks
-        for value, color in mask.palette.items()
-    )
+    agree = True
+    for mask in masks:
+        kinds.add(mask.encoding)
+        for value, color in mask.palette.items():
+            agree = palette.setdefault(value, color) == color and agree
     if "rgb" in kinds or not agree:
         return "rgb", {}
     if kinds == {"palette"}:
         return "palette", palette
-    greys = {value for mask in masks if mask.encoding == "grey" for value in mask.counts}
+    greys = {value for mask in masks if mask.encoding == "grey" for value in mask.values}
     shown_alike = all(color == (value, value, value) for value, color in palette.items())
     all_grey = all(red == green == blue for red, green, blue in palette.values())
     if not shown_alike and all_grey and not greys <= set(palette) and max(greys) <= 255:
@@ -200,9 +204,10 @@ class ClassPixelRows(Sequence[ClassPixels]):
 
 def class_totals(pixels: Iterable[ClassPixels], classes: Classes) -> list[int]:
     """Pixels of each class over several masks; void is left out."""
-    totals = Counter[int]()
+    totals = dict.fromkeys((*range(classes.num_classes), IGNORE_INDEX), 0)
     for counts in pixels:
-        totals.update(counts)
+        for k, count in counts.items():
+            totals[k] += count
     return [totals[k] for k in range(classes.num_classes)]
 
 

@@ -153,7 +153,7 @@ def _beside_former(
             name, places = _free_name(sample.sample_id, names, output)
             names.add(name)
             fresh += places
-            pair = replace(pair, sample_id=name)
+            pair = pair.renamed(name)
         scans.append(replace(scan, pair=pair))
     return replace(diagnosis, scans=tuple(scans)), fresh
 
@@ -162,9 +162,9 @@ def _with_files_of(old: Sample, pair: Pair) -> Pair:
     """`pair` with the files that were written for it when it was the same."""
     made_image, made_mask = (not isinstance(part, Path) for part in (pair.image, pair.mask))
     if made_image and old.image.is_file():
-        pair = replace(pair, image_file=old.image)
+        pair = pair.with_files(old.image, pair.mask_file)
     if made_mask and old.mask is not None and old.mask.is_file():
-        pair = replace(pair, mask_file=old.mask)
+        pair = pair.with_files(pair.image_file, old.mask)
     return pair
 
 

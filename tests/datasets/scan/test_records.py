@@ -11,7 +11,7 @@ import pytest
 from tests.datasets.scan.cases import one, write_pairs
 from unet_pipeline.datasets.file_kind import FileKind
 from unet_pipeline.datasets.images import MaskPixels
-from unet_pipeline.datasets.scan import ImageScan, MaskScan, content_digest
+from unet_pipeline.datasets.scan import ImageScan, MaskScan, ScanTable, content_digest
 from unet_pipeline.datasets.scan.pixels import scan_image, scan_mask
 
 
@@ -56,3 +56,13 @@ def test_little_is_kept_of_a_pair(tmp_path: Path) -> None:
     assert first.image.facts is other.image.facts
     assert first.mask.facts is other.mask.facts
     assert first.mask.listed is other.mask.listed
+
+
+def test_a_table_of_scans_gives_them_back(tmp_path: Path) -> None:
+    scans = [one(pair) for pair in write_pairs(tmp_path, 3)]
+    table = ScanTable()
+    for scan in scans:
+        table.append(scan)
+    rows = table.rows()
+    assert (list(rows), rows[-1], rows[:2]) == (scans, scans[2], scans[:2])
+    assert rows[0].mask.facts is rows[1].mask.facts

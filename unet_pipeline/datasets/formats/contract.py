@@ -8,6 +8,7 @@ manifest.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,33 +48,94 @@ class Made(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+class _Around(NamedTuple):
+    """What stands before and after the name of a sample in the path of its file."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class Pair:
     """An image and its mask; split is None where the data names none, group and fold likewise.
 
-    Paths are kept as text: twenty thousand pairs are held at once, and a Path takes three times as
-    much.
+    Twenty thousand pairs are held at once. Of a path whose file is named after the sample only the
+    rest is kept, which is one object for all files of a folder: however long, it takes no memory.
     """
 
     sample_id: str
-    image_file: str | Path | Made
-    mask_file: str | Path | Made
-    split: Split | None = None
-    group: str | None = None
-    fold: int | None = None
+    _image: _Around | str | Made
+    _mask: _Around | str | Made
+    split: Split | None
+    group: str | None
+    fold: int | None
 
-    def __post_init__(self) -> None:
-        for name in ("image_file", "mask_file"):
-            if isinstance(path := getattr(self, name), Path):
-                object.__setattr__(self, name, str(path))
+    def __init__(
+        self,
+        sample_id: str,
+        image_file: str | Path | Made,
+        mask_file: str | Path | Made,
+        split: Split | None = None,
+        group: str | None = None,
+        fold: int | None = None,
+    ) -> None:
+        values = (sample_id, _kept(image_file, sample_id), _kept(mask_file, sample_id))
+        for name, value in zip(self.__slots__, (*values, split, group, fold), strict=True):
+            object.__setattr__(self, name, value)  # as frozen dataclasses do
+
+    @property
+    def image_file(self) -> str | Made:
+        """The path as text, or what stands for a file."""
+        return _file(self._image, self.sample_id)
+
+    @property
+    def mask_file(self) -> str | Made:
+        """As `image_file`."""
+        return _file(self._mask, self.sample_id)
 
     @property
     def image(self) -> Path | Made:
-        return Path(self.image_file) if isinstance(self.image_file, str) else self.image_file
+        file = self.image_file
+        return Path(file) if isinstance(file, str) else file
 
     @property
     def mask(self) -> Path | Made:
-        return Path(self.mask_file) if isinstance(self.mask_file, str) else self.mask_file
+        file = self.mask_file
+        return Path(file) if isinstance(file, str) else file
+
+    def with_files(self, image_file: str | Path | Made, mask_file: str | Path | Made) -> Pair:
+        """The same sample with other files."""
+        return Pair(self.sample_id, image_file, mask_file, self.split, self.group, self.fold)
+
+    def renamed(self, sample_id: str) -> Pair:
+        """The same files under another id."""
+        return Pair(sample_id, self.image_file, self.mask_file, self.split, self.group, self.fold)
+
+
+def _kept(file: str | Path | Made, sample_id: str) -> _Around | str | Made:
+    """What a `Pair` keeps of a file."""
+    if not isinstance(file, str | Path):
+        return file
+    path, name = str(file), _name(sample_id)
+    start = path.find(name, path.rfind(os.sep) + 1)
+    return path if start < 0 else _around(path[:start], path[start + len(name) :])
+
+
+def _file(kept: _Around | str | Made, sample_id: str) -> str | Made:
+    """The file of which `_kept` made `kept`."""
+    if isinstance(kept, _Around):
+        return f"{kept.before}{_name(sample_id)}{kept.after}"
+    return kept
+
+
+def _name(sample_id: str) -> str:
+    """An id without its folders."""
+    return sample_id.rpartition("/")[2]
+
+
+@functools.lru_cache(maxsize=1024)  # so that the files of a folder share one
+def _around(before: str, after: str) -> _Around:
+    return _Around(before, after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from unet_pipeline.datasets.findings import Finding, agree, counted
@@ -285,7 +285,7 @@ def _pairs(matched: list[tuple[_File, _File]]) -> list[Pair]:
 def _with_unique_ids(pairs: list[Pair]) -> tuple[Pair, ...]:
     """The pairs in natural order; with their splits, where one name is in two of them."""
     if len({pair.sample_id for pair in pairs}) < len(pairs):
-        pairs = [replace(pair, sample_id=f"{pair.split}/{pair.sample_id}") for pair in pairs]
+        pairs = [pair.renamed(f"{pair.split}/{pair.sample_id}") for pair in pairs]
     return tuple(sorted(pairs, key=lambda pair: natural_key(pair.sample_id)))
 
 

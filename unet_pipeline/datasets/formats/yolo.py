@@ -211,10 +211,7 @@ def _pairs(used: list[_Image], values: dict[int, int]) -> tuple[tuple[Pair, ...]
         if len({pair.sample_id for pair in pairs}) < len(pairs):
             names = [image.path.relative_to(top) for image in used]
             names = [name.with_suffix("") for name in names] if extension == "without" else names
-            pairs = [
-                replace(pair, sample_id=name.as_posix())
-                for pair, name in zip(pairs, names, strict=True)
-            ]
+            pairs = [pair.renamed(name.as_posix()) for pair, name in zip(pairs, names, strict=True)]
     pairs.sort(key=lambda pair: natural_key(pair.sample_id))
     kept, left_out = in_splits(pairs)
     return tuple(kept), left_out

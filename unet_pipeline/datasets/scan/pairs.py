@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,16 +135,15 @@ def _complete(
     batch: _Batch, answers: Iterable[Answer], store: ScanStore, keep: Sequence[int]
 ) -> Iterator[PairScan | BadPair]:
     """The scans of a batch; what is new goes to the cache."""
-    rest = iter(answers)
+    rest = zip(batch.questions, answers, strict=True)
     known = iter(batch.known)
     for pair in batch.pairs:
         facts: list[_Known | str] = []
-        for role, source in _parts(pair):
-            fact = next(known)
+        for fact in itertools.islice(known, 2):
             if fact is not None:
                 facts.append(fact)
                 continue
-            answer = next(rest)
+            (role, source), answer = next(rest)
             if isinstance(answer, str):
                 facts.append(answer)
                 continue

@@ -59,7 +59,7 @@ class ScanStore:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._pending: list[tuple[str, bytes | None, Reading]] = []
         self._seen: set[bytes] = set()
-        self._real: dict[Path, str] = {}
+        self._real: dict[str, str] = {}
         self._damaged: list[Path] = []
         self.paths: list[Path] = []
         folder = folder or cache_folder()
@@ -201,10 +201,10 @@ class ScanStore:
 
     def _place(self, path: Path) -> bytes:
         """The real path of a file, as bytes: not every name is text."""
-        folder = path.parent
+        folder, name = os.path.split(path)
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder)
-        return os.fsencode(f"{self._real[folder]}{os.sep}{path.name}")
+        return os.fsencode(f"{self._real[folder]}{os.sep}{name}")
 
 
 def finder(paths: Sequence[Path]) -> Find:

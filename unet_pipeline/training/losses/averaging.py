@@ -1,40 +1,42 @@
 """From what a pixel or a class costs to a loss: the mean, weighed by class, in float32.
 
-A loss is written as the costs alone; the decorators here add what such losses share. The options
-`ignore_index` and `class_weights` come with them, and the signature says so to whoever asks (the
-catalogue does).
+A loss is written as the costs alone, or as a function of `Pixels`; the decorators here add what
+losses share. The options `ignore_index` and, where costs are averaged, `class_weights` come with
+them, and the signature says so to whoever asks (the catalogue does).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from collections.abc import Callable, Sequence
+from inspect import Parameter
+from typing import Any, Concatenate, ParamSpec, Protocol
 
 import torch
 from torch import Tensor
 
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
-from unet_pipeline.training.losses.contract import (
-    Pixels,
-    in_float32,
-    over_processes,
-    valid_pixels,
-)
+from unet_pipeline.training.losses.contract import Pixels, Regions
 
 Options = ParamSpec("Options")
-Loss = Callable[..., Tensor]
-"""loss(logits, target, *, ignore_index=255, ...options, class_weights=None) -> scalar."""
 
 
-class Regions(NamedTuple):
-    """Soft counts of the valid pixels of a batch by class, (K,) each."""
+class Loss(Protocol):
+    """loss(logits, target, *, ignore_index=255, ...options) -> scalar."""
 
-    overlap: Tensor
-    predicted: Tensor
-    true: Tensor
+    of_pixels: Callable[..., Tensor]
+    """(pixels, ...options) -> the same scalar, of pixels that other losses read, too."""
+
+    def __call__(
+        self, logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX, **options: Any
+    ) -> Tensor: ...
+
+
+def mask_loss(function: Callable[Concatenate[Pixels, Options], Tensor]) -> Loss:
+    """The loss that is `function(pixels, *, ...options)`, a scalar."""
+    return _loss(function, function, _options(function))
 
 
 def pixel_loss(costs: Callable[Concatenate[Pixels, Options], Tensor]) -> Loss:
@@ -47,7 +49,7 @@ def pixel_loss(costs: Callable[Concatenate[Pixels, Options], Tensor]) -> Loss:
         of_pixels = None if weights is None else weights[pixels.labels]
         return pixels.mean(costs(pixels, **options), of_pixels)  # type: ignore[call-arg]
 
-    return _loss(costs, mean)
+    return _mean_loss(costs, mean)
 
 
 def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
@@ -58,7 +60,7 @@ def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
     """
 
     def mean(pixels: Pixels, weights: Tensor | None, options: dict[str, Any]) -> Tensor:
-        regions = count_regions(pixels)
+        regions = pixels.regions
         losses = costs(regions, **options)  # type: ignore[call-arg]
         counts = (regions.true > 0).to(losses.dtype)
         if weights is not None:
@@ -67,49 +69,55 @@ def region_loss(costs: Callable[Concatenate[Regions, Options], Tensor]) -> Loss:
         total = torch.where(counts > 0, losses * counts, 0.0).sum()
         return total / torch.where(scale > 0, scale, torch.ones_like(scale))
 
-    return _loss(costs, mean)
+    return _mean_loss(costs, mean)
 
 
-def count_regions(pixels: Pixels) -> Regions:
-    """Overlap, predicted and true size of every class over the batch, in pixels.
+def _mean_loss(
+    costs: Callable[..., Tensor], mean: Callable[[Pixels, Tensor | None, dict[str, Any]], Tensor]
+) -> Loss:
+    """The loss that averages by `mean`, with the name, words and options of `costs`."""
 
-    The batch is that of all processes (see `over_processes`).
-    """
-    truth = pixels.one_hot()
-    probabilities = pixels.logits.softmax(1) * pixels.valid.unsqueeze(1)
-    dims = (0, 2, 3)
-    sums = (probabilities * truth).sum(dims), probabilities.sum(dims), truth.sum(dims)
-    return Regions(*over_processes(torch.stack(sums)))
+    def averaged(pixels: Pixels, *, class_weights: ClassWeights = None, **options: Any) -> Tensor:
+        weights = weights_as_tensor(class_weights, pixels.given, label=costs.__name__)
+        return mean(pixels, weights, options)
+
+    weights = _option("class_weights", None, ClassWeights)
+    return _loss(averaged, costs, [*_options(costs), weights])
 
 
 def _loss(
-    costs: Callable[..., Tensor], mean: Callable[[Pixels, Tensor | None, dict[str, Any]], Tensor]
+    function: Callable[..., Tensor], described: Callable[..., Tensor], options: Sequence[Parameter]
 ) -> Loss:
-    """The loss in float32 that averages by `mean`, with the name, words and options of `costs`."""
+    """`function(pixels, ...options)` as a loss, with the name and the words of `described`.
 
+    It computes in float32 at least, whatever the autocast around it.
+    """
+
+    def of_pixels(pixels: Pixels, **options: Any) -> Tensor:
+        with torch.autocast(pixels.given.device.type, enabled=False):
+            return function(pixels, **options)
+
+    @functools.wraps(described)
     def loss(
-        logits: Tensor,
-        target: Tensor,
-        *,
-        ignore_index: int = IGNORE_INDEX,
-        class_weights: ClassWeights = None,
-        **options: Any,
+        logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX, **options: Any
     ) -> Tensor:
-        pixels = valid_pixels(logits, target, ignore_index)
-        return mean(pixels, weights_as_tensor(class_weights, logits, label=costs.__name__), options)
+        return of_pixels(Pixels(logits, target, ignore_index), **options)
 
-    own = inspect.signature(loss).parameters
-    options = list(inspect.signature(costs).parameters.values())[1:]
-    shared = {"ignore_index": int, "class_weights": ClassWeights}
-    parameters = [
-        own["logits"],
-        own["target"],
-        own["ignore_index"].replace(annotation=int),
-        *options,
-        own["class_weights"].replace(annotation=ClassWeights),
+    batch = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor)
+        for name in ("logits", "target")
     ]
-    wide: Loss = loss  # with its names, which the wrapper takes by place
-    named = functools.wraps(costs)(in_float32(wide))
-    named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    named.__annotations__ = {option.name: option.annotation for option in options} | shared
-    return named
+    own = [_option("ignore_index", IGNORE_INDEX, int), *options]
+    loss.__signature__ = inspect.Signature([*batch, *own])  # type: ignore[attr-defined]
+    loss.__annotations__ = {option.name: option.annotation for option in own}
+    loss.of_pixels = of_pixels  # type: ignore[attr-defined]
+    return loss  # type: ignore[return-value]
+
+
+def _options(function: Callable[..., Tensor]) -> list[Parameter]:
+    """The parameters of `function` after the first."""
+    return list(inspect.signature(function).parameters.values())[1:]
+
+
+def _option(name: str, default: Any, annotation: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

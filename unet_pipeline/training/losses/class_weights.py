@@ -62,4 +62,5 @@ def weights_as_tensor(class_weights: ClassWeights, logits: Tensor, *, label: str
         f"{label}: class_weights = {list(class_weights)}: use numbers >= 0, not all of them 0, "
         "and none above 1e30",
     )
-    return torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    weights = torch.tensor(class_weights, dtype=logits.dtype, device="cpu")
+    return weights.to(logits.device, non_blocking=True)  # a plain copy waits for the GPU

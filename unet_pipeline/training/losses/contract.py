@@ -6,9 +6,8 @@ anything is divided (`over_processes`): the loss is that of the whole batch, and
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
+from functools import cached_property
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,24 +15,95 @@ from torch import Tensor
 from unet_pipeline.distributed import all_reduce_sum, num_processes
 from unet_pipeline.errors import UserError
 
-_Options = ParamSpec("_Options")
-_Loss = Callable[Concatenate[Tensor, Tensor, _Options], Tensor]
+
+class Regions(NamedTuple):
+    """Soft counts of the valid pixels of a batch by class, (K,) each."""
+
+    overlap: Tensor
+    predicted: Tensor
+    true: Tensor
 
 
-class Pixels(NamedTuple):
-    """Logits and target with the ignored pixels made harmless."""
+class Pixels:
+    """Logits and target of a batch with the ignored pixels made harmless, and what follows of them.
 
-    logits: Tensor
-    """(N, K, H, W), float32 or better, 0 where the target is ignored."""
+    A softmax, and all that is a property here, is computed when it is first asked for, and once for
+    all losses that are given these pixels. What is a method is computed anew: only few losses need
+    it, and kept for the others it would be one more map in memory. Nothing waits for a GPU.
+    """
+
+    given: Tensor
+    """Logits (N, K, H, W) in float32 or better; below ignored pixels they hold anything."""
     labels: Tensor
     """(N, H, W) class indices, 0 where the target is ignored."""
     valid: Tensor
     """(N, H, W) bool: the pixels that count."""
 
+    def __init__(self, logits: Tensor, target: Tensor, ignore_index: int) -> None:
+        """Of logits (N, K, H, W) and class indices (N, H, W).
+
+        Raises `UserError` for shapes that do not belong together, which would be broadcast, for an
+        empty batch, and for targets that are no class indices of these logits.
+        """
+        _check(logits, target)
+        self.given = logits if logits.dtype == torch.float64 else logits.float()
+        target = target.long()  # masks come as uint8, too
+        self.valid = target != ignore_index
+        self.labels = torch.where(self.valid, target, 0)
+        if target.device.type == "cpu":  # elsewhere it would wait for the device at every step
+            _check_range(self.labels, self.num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """K"""
+        return self.given.shape[1]
+
+    def logits(self) -> Tensor:
+        """(N, K, H, W), 0 where the target is ignored.
+
+        `where` cuts the gradient as well: a NaN below an ignored pixel meets no multiplication.
+        """
+        return torch.where(self.valid.unsqueeze(1), self.given, 0.0)
+
     def one_hot(self) -> Tensor:
         """The truth as (N, K, H, W), 1 at the true class and 0 elsewhere; 0 on ignored pixels."""
-        counts = self.valid.unsqueeze(1).to(self.logits.dtype)
-        return torch.zeros_like(self.logits).scatter_(1, self.labels.unsqueeze(1), counts)
+        counts = self.valid.unsqueeze(1).to(self.given.dtype)
+        return torch.zeros_like(self.given).scatter_(1, self.labels.unsqueeze(1), counts)
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """The logarithm of the softmax, (N, K, H, W); -log K on ignored pixels."""
+        return self.logits().log_softmax(1)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The softmax, (N, K, H, W); 1 / K on ignored pixels."""
+        return self.log_probabilities.exp()
+
+    @cached_property
+    def true_log_probabilities(self) -> Tensor:
+        """log p_i(y_i) of the true class of each pixel, (N, H, W); -log K on ignored pixels."""
+        return self.log_probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """Overlap, predicted and true size of every class over the batch, in pixels.
+
+        The batch is that of all processes (see `over_processes`).
+        """
+        valid = self.valid.to(self.given.dtype)
+        predicted = (self.probabilities * valid.unsqueeze(1)).sum((0, 2, 3))
+        overlap = self._by_class(self.true_log_probabilities.exp() * valid)
+        return Regions(*over_processes(torch.stack([overlap, predicted, self._by_class(valid)])))
+
+    def _by_class(self, values: Tensor) -> Tensor:
+        """The sum (K,) of `values` (N, H, W) over the pixels of each true class.
+
+        Row by row first: a sum of millions of pixels in a single float32 would stop to grow at
+        2^24, and on a GPU all of them would queue for the same few numbers.
+        """
+        rows = values.new_zeros(*values.shape[:2], self.num_classes)
+        return rows.scatter_add(2, self.labels, values).sum((0, 1))
 
     def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """sum_i w_i v_i / sum_i w_i over the valid pixels i, 0 where there is none.
@@ -74,23 +144,6 @@ def ratio_over_processes(total: Tensor, scale: Tensor) -> Tensor:
     return total / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def valid_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> Pixels:
-    """The pixels that count, of logits (N, K, H, W) and class indices (N, H, W).
-
-    `where` cuts the gradient as well: a NaN below an ignored pixel meets no multiplication.
-    Raises `UserError` for shapes that do not belong together, which would be broadcast, for an
-    empty batch, and for targets that are no class indices of these logits.
-    """
-    _check(logits, target)
-    target = target.long()  # masks come as uint8, too
-    valid = target != ignore_index
-    if target.device.type == "cpu":  # elsewhere it would wait for the device at every step
-        _check_range(target[valid], logits.shape[1])
-    return Pixels(
-        torch.where(valid.unsqueeze(1), logits, 0.0), torch.where(valid, target, 0), valid
-    )
-
-
 def _check(logits: Tensor, target: Tensor) -> None:
     shapes = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}"
     matching = logits.ndim == 4 and target.shape == logits.shape[:1] + logits.shape[2:]
@@ -101,26 +154,13 @@ def _check(logits: Tensor, target: Tensor) -> None:
 
 
 def _check_range(labels: Tensor, num_classes: int) -> None:
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+    least, most = labels.aminmax()
+    if not 0 <= int(least) <= int(most) < num_classes:
         strange = labels[(labels < 0) | (labels >= num_classes)][0]
         raise UserError(
             f"the target holds the class index {strange}: use 0 to {num_classes - 1}, the classes "
             "of the logits, or ignore_index"
         )
-
-
-def in_float32(loss: _Loss[_Options]) -> _Loss[_Options]:
-    """`loss` computed in float32 at least, whatever the autocast around it."""
-
-    @functools.wraps(loss)
-    def computed(
-        logits: Tensor, target: Tensor, *args: _Options.args, **options: _Options.kwargs
-    ) -> Tensor:
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        with torch.autocast(logits.device.type, enabled=False):
-            return loss(wide, target, *args, **options)
-
-    return cast("_Loss[_Options]", computed)
 
 
 def require(ok: bool, message: str) -> None:

@@ -17,6 +17,7 @@ from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.errors import UserError
 from unet_pipeline.training.losses.catalogue import LOSSES
 from unet_pipeline.training.losses.class_weights import Rule, weights_by_rule
+from unet_pipeline.training.losses.contract import Pixels
 from unet_pipeline.training.losses.criteria import CRITERIA
 
 _MAX_EXPRESSION = 1000  # characters; the parser's own stack overflows on absurd nesting
@@ -32,6 +33,8 @@ class LossTerm:
     """Its key in `LOSSES`."""
     weight: float
     loss: Callable[[Tensor, Tensor], Tensor]
+    of_pixels: Callable[[Pixels], Tensor] | None = None
+    """The same, of pixels that several terms read; None where `loss` reads the batch itself."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,22 @@ class LossSum:
 
     expression: str
     terms: tuple[LossTerm, ...]
+    ignore_index: int = IGNORE_INDEX
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """The sum, to be minimised."""
         return self.total(self.loss_parts(logits, target))
 
     def loss_parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Each term's own value, without its weight, by the term's name: what is worth logging."""
-        return {term.name: term.loss(logits, target) for term in self.terms}
+        """Each term's own value, without its weight, by the term's name: what is worth logging.
+
+        The softmax and whatever else several terms need is computed once.
+        """
+        pixels = Pixels(logits, target, self.ignore_index)
+        return {
+            term.name: term.of_pixels(pixels) if term.of_pixels else term.loss(logits, target)
+            for term in self.terms
+        }
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `loss_parts` returned; nothing is computed twice."""
@@ -91,8 +102,10 @@ def parse_loss(
                 )
             options["class_weights"] = weights_by_rule(cast(Rule, rule), class_pixel_counts)
         loss = functools.partial(factory, ignore_index=ignore_index, **options)
-        terms.append(LossTerm(name, name.partition("(")[0], weight, loss))
-    result = LossSum(expression, tuple(terms))
+        shared = getattr(factory, "of_pixels", None)  # a loss from elsewhere is a plain function
+        of_pixels = shared and functools.partial(shared, **options)
+        terms.append(LossTerm(name, name.partition("(")[0], weight, loss, of_pixels))
+    result = LossSum(expression, tuple(terms), ignore_index)
     if num_classes is not None:
         result(torch.zeros(1, num_classes, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
     return result

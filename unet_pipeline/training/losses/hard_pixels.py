@@ -8,19 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.averaging import pixel_loss
+from unet_pipeline.training.losses.averaging import mask_loss, pixel_loss
 from unet_pipeline.training.losses.class_weights import ClassWeights, weights_as_tensor
-from unet_pipeline.training.losses.contract import (
-    Pixels,
-    in_float32,
-    ratio_over_processes,
-    require,
-    valid_pixels,
-)
+from unet_pipeline.training.losses.contract import Pixels, ratio_over_processes, require
 
 _REACH = 6.0
 """In sigmas: from there on exp(-reach^2 / 2) is below 2e-8, less than float32 adds to 1."""
@@ -38,20 +30,14 @@ def focal(pixels: Pixels, *, gamma: float = 2.0) -> Tensor:
     gamma: how fast easy pixels fade, 0 or more.
     """
     require(0 <= gamma < math.inf, f"focal: gamma = {gamma}: use 0 or more")
-    values = _cross_entropies(pixels)
+    values = -pixels.true_log_probabilities
     # 1 - p without cancellation; the floor keeps the power's gradient finite for gamma below 1
     doubt = -torch.expm1(-values).clamp_max(-1e-12)
     return doubt**gamma * values
 
 
-@in_float32
-def topk(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    fraction: float = 0.25,
-) -> Tensor:
+@mask_loss
+def topk(pixels: Pixels, *, fraction: float = 0.25) -> Tensor:
     """Mean cross-entropy of the hardest pixels: the worst `fraction` of the batch's valid ones.
 
         loss = 1/k sum of the k largest -log p_i(y_i),   k = fraction * number of valid pixels
@@ -66,24 +52,16 @@ def topk(
     fraction: above 0, up to 1, which is `ce`.
     """
     require(0 < fraction <= 1, f"topk: fraction = {fraction}: use a share above 0, up to 1")
-    pixels = valid_pixels(logits, target, ignore_index)
     # ignored pixels have 0 here, the least there is, and so come last
-    values = (_cross_entropies(pixels) * pixels.valid).flatten().sort(descending=True).values
+    values = (-pixels.true_log_probabilities * pixels.valid).flatten().sort(descending=True).values
     count = fraction * pixels.valid.sum().to(values.dtype)
     ranks = torch.arange(len(values), device=values.device, dtype=values.dtype)
     shares = (count - ranks).clamp(0, 1)
     return ratio_over_processes((values * shares).sum(), count)
 
 
-@in_float32
-def ohem(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    threshold: float = 0.7,
-    min_fraction: float = 0.0625,
-) -> Tensor:
+@mask_loss
+def ohem(pixels: Pixels, *, threshold: float = 0.7, min_fraction: float = 0.0625) -> Tensor:
     """Mean cross-entropy of the pixels that are not yet sure: online hard example mining.
 
     Those whose true class has a probability of at most `threshold`; if they are fewer than
@@ -100,21 +78,19 @@ def ohem(
         0 < min_fraction <= 1,
         f"ohem: min_fraction = {min_fraction}: use a share above 0, up to 1",
     )
-    pixels = valid_pixels(logits, target, ignore_index)
-    values = _cross_entropies(pixels) * pixels.valid
+    values = -pixels.true_log_probabilities * pixels.valid
     ordered = values.detach().flatten().sort(descending=True).values
     # 0.3 * 50 is 15.000001 in float32, which is not to count as 16
     least = ((1 - 1e-6) * min_fraction * pixels.valid.sum()).ceil().long().clamp_min(1)
-    bound = ordered[least - 1].clamp_max(-math.log(threshold))
+    # taken, not indexed: an index is read on the host, which would wait for the device
+    bound = ordered.take(least - 1).clamp_max(-math.log(threshold))
     return pixels.mean(values, (values.detach() >= bound).to(values.dtype))
 
 
-@in_float32
+@mask_loss
 def border_ce(
-    logits: Tensor,
-    target: Tensor,
+    pixels: Pixels,
     *,
-    ignore_index: int = IGNORE_INDEX,
     w0: float = 10.0,
     sigma: float = 5.0,
     class_weights: ClassWeights = None,
@@ -133,14 +109,13 @@ def border_ce(
     """
     require(0 <= w0 < math.inf, f"border_ce: w0 = {w0}: use 0 or more")
     require(0 < sigma < math.inf, f"border_ce: sigma = {sigma}: use a distance above 0, in pixels")
-    pixels = valid_pixels(logits, target, ignore_index)
     # ignored pixels are neither background nor object
     labels = torch.where(pixels.valid, pixels.labels, -1).cpu().numpy()
     gaps = np.stack([border_weights(mask, w0=w0, sigma=sigma) for mask in labels])
-    weights = torch.from_numpy(gaps).to(pixels.logits)
-    of_classes = weights_as_tensor(class_weights, logits, label="border_ce")
+    weights = torch.from_numpy(gaps).to(pixels.given)
+    of_classes = weights_as_tensor(class_weights, pixels.given, label="border_ce")
     weights = weights + (1.0 if of_classes is None else of_classes[pixels.labels])
-    return pixels.mean(_cross_entropies(pixels), weights)
+    return pixels.mean(-pixels.true_log_probabilities, weights)
 
 
 def border_weights(
@@ -168,8 +143,3 @@ def border_weights(
     weights = w0 * np.exp(-(nearest.sum(axis=0) ** 2) / (2 * sigma**2))
     gaps: npt.NDArray[np.float64] = np.where(mask == 0, weights, 0.0)
     return gaps
-
-
-def _cross_entropies(pixels: Pixels) -> Tensor:
-    """-log p_i(y_i) of every pixel, (N, H, W)."""
-    return F.cross_entropy(pixels.logits, pixels.labels, reduction="none")

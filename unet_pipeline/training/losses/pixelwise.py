@@ -36,9 +36,10 @@ def ce(pixels: Pixels, *, label_smoothing: float = 0.0) -> Tensor:
     Inception Architecture").
     """
     require(0 <= label_smoothing < 1, f"ce: label_smoothing = {label_smoothing}: use 0 up to 1")
-    return F.cross_entropy(
-        pixels.logits, pixels.labels, label_smoothing=label_smoothing, reduction="none"
-    )
+    if label_smoothing == 0:
+        return -pixels.true_log_probabilities
+    means = pixels.log_probabilities.mean(1)
+    return -torch.lerp(pixels.true_log_probabilities, means, label_smoothing)
 
 
 @pixel_loss
@@ -50,7 +51,7 @@ def bce(pixels: Pixels) -> Tensor:
     Equal logits of 0 give log 2. Classes do not compete as in a softmax; the largest logit wins
     at prediction all the same.
     """
-    values = F.binary_cross_entropy_with_logits(pixels.logits, pixels.one_hot(), reduction="none")
+    values = F.binary_cross_entropy_with_logits(pixels.logits(), pixels.one_hot(), reduction="none")
     return values.mean(1)
 
 
@@ -63,7 +64,7 @@ def soft_margin(pixels: Pixels) -> Tensor:
     -log s(x) = log(1 + exp(-x)), so this is `bce` written down by another school.
     """
     # torch's own soft_margin_loss overflows: exp(-z x) is infinite from 89 on
-    values = F.softplus((1 - 2 * pixels.one_hot()) * pixels.logits)
+    values = F.softplus((1 - 2 * pixels.one_hot()) * pixels.logits())
     return values.mean(1)
 
 
@@ -76,8 +77,7 @@ def l1(pixels: Pixels) -> Tensor:
     Twice the expected error rate, between 0 and 2: robust to wrong labels, and slow to learn,
     since its gradient vanishes where a prediction is firmly wrong (Ghosh et al. 2017).
     """
-    values = F.l1_loss(pixels.logits.softmax(1), pixels.one_hot(), reduction="none")
-    return values.sum(1)
+    return -2 * torch.expm1(pixels.true_log_probabilities)  # 1 - p without cancellation
 
 
 @pixel_loss
@@ -89,7 +89,7 @@ def mse(pixels: Pixels) -> Tensor:
     Between 0 and 2, summed over classes as Brier has it. A proper score: it is least where the
     probabilities are true.
     """
-    values = F.mse_loss(pixels.logits.softmax(1), pixels.one_hot(), reduction="none")
+    values = F.mse_loss(pixels.probabilities, pixels.one_hot(), reduction="none")
     return values.sum(1)
 
 
@@ -103,9 +103,7 @@ def smooth_l1(pixels: Pixels, *, beta: float = 0.5) -> Tensor:
     nothing but a scaled squared distance is left; torch's own default is 1.
     """
     require(0 < beta < math.inf, f"smooth_l1: beta = {beta}: use a number above 0")
-    values = F.smooth_l1_loss(
-        pixels.logits.softmax(1), pixels.one_hot(), beta=beta, reduction="none"
-    )
+    values = F.smooth_l1_loss(pixels.probabilities, pixels.one_hot(), beta=beta, reduction="none")
     return values.sum(1)
 
 
@@ -121,8 +119,8 @@ def kl_div(pixels: Pixels, *, label_smoothing: float = 0.0) -> Tensor:
     label_smoothing: e, from 0 up to, not including, 1.
     """
     require(0 <= label_smoothing < 1, f"kl_div: label_smoothing = {label_smoothing}: use 0 up to 1")
-    truth = (1 - label_smoothing) * pixels.one_hot() + label_smoothing / pixels.logits.shape[1]
-    values = F.kl_div(pixels.logits.log_softmax(1), truth, reduction="none")
+    truth = (1 - label_smoothing) * pixels.one_hot() + label_smoothing / pixels.num_classes
+    values = F.kl_div(pixels.log_probabilities, truth, reduction="none")
     return values.sum(1)
 
 
@@ -145,7 +143,7 @@ def poisson_nll(pixels: Pixels, *, log_input: bool = True, eps: float = _EPS) ->
         f"poisson_nll: eps = {eps}: it has no effect with log_input; leave it out",
     )
     values = F.poisson_nll_loss(
-        pixels.logits if log_input else pixels.logits.softmax(1),
+        pixels.logits() if log_input else pixels.probabilities,
         pixels.one_hot(),
         log_input=log_input,
         eps=eps,
@@ -164,7 +162,7 @@ def multi_margin(pixels: Pixels, *, p: Literal[1, 2] = 1, margin: float = 1.0) -
     """
     require(0 < margin < math.inf, f"multi_margin: margin = {margin}: use a number above 0")
     return F.multi_margin_loss(
-        pixels.logits.movedim(1, -1).flatten(0, -2),
+        pixels.logits().movedim(1, -1).flatten(0, -2),
         pixels.labels.flatten(),
         p=p,
         margin=margin,
@@ -181,7 +179,7 @@ def multilabel_margin(pixels: Pixels) -> Tensor:
     A pixel of a mask has one true class, Y_i = {y_i}, so this is `multi_margin` with p = 1 and
     margin = 1.
     """
-    rows = pixels.logits.movedim(1, -1).flatten(0, -2)
+    rows = pixels.logits().movedim(1, -1).flatten(0, -2)
     true_classes = torch.full(rows.shape, -1, dtype=torch.int64, device=rows.device)
     true_classes[:, 0] = pixels.labels.flatten()  # a list of classes, ended by -1
     return F.multilabel_margin_loss(rows, true_classes, reduction="none").view_as(pixels.labels)

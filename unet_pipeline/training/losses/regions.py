@@ -19,14 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-from unet_pipeline.classes import IGNORE_INDEX
-from unet_pipeline.training.losses.averaging import Regions, count_regions, region_loss
-from unet_pipeline.training.losses.contract import (
-    in_float32,
-    ratio_over_processes,
-    require,
-    valid_pixels,
-)
+from unet_pipeline.training.losses.averaging import mask_loss, region_loss
+from unet_pipeline.training.losses.contract import Pixels, Regions, ratio_over_processes, require
 
 _FLOOR = 1e-7
 """Below it a power or a root counts as 0: its gradient would be infinite."""
@@ -106,8 +100,8 @@ def focal_tversky(
     return torch.where(losses > _FLOOR, losses.clamp_min(_FLOOR) ** (1 / gamma), 0.0)
 
 
-@in_float32
-def lovasz(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+@mask_loss
+def lovasz(pixels: Pixels) -> Tensor:
     """The Lovász-Softmax loss: a convex surrogate of one minus the IoU (Berman et al. 2018).
 
     Errors |t_i(c) - p_i(c)| are sorted, and each is weighed by what it would take from the class's
@@ -118,18 +112,17 @@ def lovasz(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) 
 
     (That of segmentation-models-pytorch, by the paper's author, raises on float64 and on void.)
     """
-    pixels = valid_pixels(logits, target, ignore_index)
-    probabilities = pixels.logits.softmax(1).movedim(1, -1)[pixels.valid]
+    probabilities = pixels.probabilities.movedim(1, -1)[pixels.valid]
     labels = pixels.labels[pixels.valid]
-    truths = ((c, labels == c) for c in range(logits.shape[1]))
+    truths = ((c, labels == c) for c in range(pixels.num_classes))
     losses = [_lovasz_of_class(probabilities[:, c], truth) for c, truth in truths if truth.any()]
     # without a valid pixel still a sum of the logits: every process takes part, with a gradient
     loss = torch.stack(losses).mean() if losses else probabilities.sum()
     return ratio_over_processes(loss, loss.new_tensor(float(bool(losses))))
 
 
-@in_float32
-def mcc(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+@mask_loss
+def mcc(pixels: Pixels) -> Tensor:
     """One minus Matthews' correlation coefficient of truth and prediction, for K classes.
 
         loss = 1 - (sum_c o_c / n - sum_c P_c T_c) / sqrt((1 - sum_c P_c^2) (1 - sum_c T_c^2))
@@ -141,7 +134,7 @@ def mcc(logits: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> 
 
     (That of segmentation-models-pytorch knows two classes and no ignored pixels.)
     """
-    regions = count_regions(valid_pixels(logits, target, ignore_index))
+    regions = pixels.regions
     num_valid = regions.true.sum().clamp_min(1)
     predicted, true = regions.predicted / num_valid, regions.true / num_valid
     covariance = regions.overlap.sum() / num_valid - (predicted * true).sum()

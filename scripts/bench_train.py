@@ -3,8 +3,9 @@
 Usage: python scripts/bench_train.py DATA [--repeat 3] [--batches 40] [--set SECTION.KEY=VALUE ...]
 
 Four contenders, each in a process of its own, in turns:
-  train    `unet train` on DATA, images/s after the first epoch, as history.csv has them: decoding,
-           augmentation, scores of its loss, the average of the weights, the progress line
+  train    `unet train` on DATA, images/s after the first epoch, as history.csv has them: loading,
+           augmentation, losses read, the average of the weights, the progress line; a line below
+           the table adds validations, saving and the files of the run
   bare     the same network, loss, optimizer, batch and precision; tensors already in memory, no
            augmentation, nothing but forward, backward, update
   classic  the loop of the recipe `classic`: batch 1, float32, width 64, RMSprop, bare as well
@@ -39,8 +40,8 @@ def config_of(options: argparse.Namespace, recipe: str) -> Any:
     return load_config(overrides=overrides)
 
 
-def train(options: argparse.Namespace) -> float:
-    """Images a second of the epochs after the first."""
+def train(options: argparse.Namespace) -> dict[str, float]:
+    """Images a second of the epochs after the first: of their steps, and of all that goes by."""
     import csv
 
     import unet_pipeline as up
@@ -50,11 +51,15 @@ def train(options: argparse.Namespace) -> float:
         output = config.output.model_copy(update={"runs_dir": folder})
         run = up.train(config.model_copy(update={"output": output}))
         with (run.folder / "history.csv").open() as file:
-            rates = [float(r["time/images_per_second"] or 0) for r in csv.DictReader(file)]
-    return statistics.median(rates[2:])  # the first row is that of step 0
+            rows = list(csv.DictReader(file))[1:]  # the first is that of step 0
+    rates = [float(row["time/images_per_second"]) for row in rows]
+    seconds = [float(row["time/epoch_seconds"]) for row in rows]
+    images = sum(rate * each for rate, each in zip(rates[1:], seconds[1:], strict=True))
+    passed = float(rows[-1]["time/elapsed_seconds"]) - float(rows[0]["time/elapsed_seconds"])
+    return {"images_per_second": statistics.median(rates[1:]), "whole": images / passed}
 
 
-def loop(options: argparse.Namespace, recipe: str, *, plain: bool) -> float:
+def loop(options: argparse.Namespace, recipe: str, *, plain: bool) -> dict[str, float]:
     """Images a second of forward, backward and update. plain: float32, channels first."""
     import torch
 
@@ -71,7 +76,7 @@ def loop(options: argparse.Namespace, recipe: str, *, plain: bool) -> float:
         parts.segmenter.to(memory_format=torch.contiguous_format)
     dtype = None if plain else parts.autocast_dtype
     batches = list(itertools.islice(_batches(parts), min(options.batches, 8)))
-    parts.cache = parts.loader = None  # type: ignore[assignment]
+    parts.cache = parts.loader = parts.average = None  # type: ignore[assignment]
     held = [(batch.images.to(device), batch.masks.long().to(device)) for batch in batches]
     parts.segmenter.train()
     started, seen = 0.0, 0
@@ -89,7 +94,7 @@ def loop(options: argparse.Namespace, recipe: str, *, plain: bool) -> float:
         parts.optimizer.step()
         seen += len(images)
     _wait(device)
-    return seen / (time.perf_counter() - started)
+    return {"images_per_second": seen / (time.perf_counter() - started)}
 
 
 def _batches(parts: Any) -> Iterator[Any]:
@@ -106,14 +111,14 @@ def _wait(device: Any) -> None:
 
 def measure(contender: str, options: argparse.Namespace) -> None:
     """Print the figures of one contender as JSON."""
-    rate = {
+    rates = {
         "train": lambda: train(options),
         "bare": lambda: loop(options, "modern", plain=False),
         "modern": lambda: loop(options, "modern", plain=True),
         "classic": lambda: loop(options, "classic", plain=True),
     }[contender]()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"images_per_second": rate, "peak_mib": peak}))
+    print(json.dumps(rates | {"peak_mib": peak}))
 
 
 def ask(contender: str, arguments: Sequence[str]) -> dict[str, float]:
@@ -147,6 +152,8 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(own, bare, strict=True))
             cells += [f"{statistics.median(own):{shown}}", f"{ratio:.2f}"]
         print(f"| {name} | {' | '.join(cells)} |")
+    whole = statistics.median(answer["whole"] for answer in answers["train"])
+    print(f"\ntrain with validations, saving and all files: {whole:.1f} images/s")
 
 
 if __name__ == "__main__":

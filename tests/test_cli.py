@@ -77,6 +77,22 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     return seen
 
 
+def test_auto_leaves_to_the_plan_what_a_file_has_decided(
+    trained: list[TrainConfig], tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "training: {epochs: 7, batch_size: 16}\nmodel: {base_channels: 64, norm: group}\n"
+        "runtime: {amp: 'on', workers: 8, seed: 3}\ntransforms: {name: heavy, class_balance: 0.5}\n"
+    )
+    assert cli.run(["train", "--data", "D", "--config", str(file), "--auto", "-j", "1"]) == 0
+    (config,) = trained
+    assert (config.training.epochs, config.training.batch_size) == (7, None)
+    assert config.model.options == {"norm": "group"}
+    assert (config.runtime.amp, config.runtime.workers, config.runtime.seed) == ("auto", 1, 3)
+    assert (config.transforms.name, config.transforms.options) == ("heavy", {})
+
+
 def test_options_reach_the_settings_that_they_name(
     trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +103,7 @@ def test_options_reach_the_settings_that_they_name(
                  "--lr", "1e-2", "--optimizer", "sgd", "--image-size", "180x240", "--amp", "off",
                  "--device", "cpu", "-j", "1", "--seed", "5", "--experiment", "E", "--run-name",
                  "R", "--output", "O", "--tracking", "off", "--set", "optimizer.momentum=0.5",
-                 "--weights", "W", "--tracking-uri", "U"]  # fmt: skip
+                 "--weights", "W", "--tracking-uri", "U", "--compile"]  # fmt: skip
     assert cli.run(arguments) == 0
     (config,) = trained
     assert config.training.model_dump() == TrainConfig().training.model_dump() | {
@@ -101,7 +117,7 @@ def test_options_reach_the_settings_that_they_name(
     assert config.optimizer.options == {"momentum": 0.5}
     assert config.runtime.model_dump() == {
         "device": "cpu", "amp": "off", "workers": 1, "seed": 5,
-        "compile": False, "sync_batchnorm": False,
+        "compile": True, "sync_batchnorm": False, "memory_format": None,
     }  # fmt: skip
     assert config.output.model_dump() == {
         "runs_dir": "O", "run_name": "R", "experiment": "E", "tracking": "off", "tracking_uri": "U",

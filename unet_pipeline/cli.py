@@ -178,6 +178,7 @@ def train(
     ] = None,
     strict: Annotated[bool | None, _setting(TrainConfig, "training.strict", "--strict")] = None,
     amp: Annotated[str | None, _setting(TrainConfig, "runtime.amp", "--amp")] = None,
+    compiled: Annotated[bool | None, _setting(TrainConfig, "runtime.compile", "--compile")] = None,
     device: Annotated[str | None, _setting(TrainConfig, "runtime.device", "--device")] = None,
     workers: Annotated[
         int | None, _setting(TrainConfig, "runtime.workers", "--workers", "-j")
@@ -205,6 +206,9 @@ def train(
             "limits such as --budget are for each. Prints one table.",
         ),
     ] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Plan anew for this machine what --config has decided.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -220,9 +224,11 @@ def train(
     fold = None if every_fold else fold
     overrides = overrides_of(train, locals())
     if resume is None:
-        settings = load_config(config, overrides, kind=TrainConfig)
-    elif config is not None or dry_run:
-        raise UserError("--resume takes the settings of its run: leave out --config and --dry-run")
+        settings = load_config(config, overrides, kind=TrainConfig, auto=auto)
+    elif config is not None or dry_run or auto:
+        raise UserError(
+            "--resume takes the settings of its run: leave out --config, --auto and --dry-run"
+        )
     if baselines or every_fold:
         if resume is not None or dry_run:
             asked, way = ("--baselines", "") if baselines else ("--fold all", ", or name one fold")

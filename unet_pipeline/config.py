@@ -32,6 +32,15 @@ from unet_pipeline.spelling import (
 RUNS_DIR = "runs"
 DEFAULT_EPOCHS = 50
 
+PLANNED = {
+    "model": ("stem", "depth", "base_channels"),
+    "training": ("image_size", "batch_size", "val_every", "num_pixels", "balance"),
+    "transforms": ("class_balance",),
+    "runtime": ("amp", "workers", "memory_format", "compile"),
+    "inference": ("window",),
+}
+"""What the plan of a training decides from data, device and time where it is left open."""
+
 
 class Settings(pydantic.BaseModel):
     """A section: frozen, and a key that it does not know is an error."""
@@ -228,8 +237,13 @@ class RuntimeSettings(Settings):
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Processes that load training data (chosen where not given)."
     )
-    compile: bool = Field(
-        False,
+    memory_format: Literal["channels_last", "contiguous"] | None = Field(
+        None,
+        description="Layout of images in memory: channels_last or contiguous (the faster one, "
+        "measured, where not given).",
+    )
+    compile: bool | None = Field(
+        None,
         description="Compile the network (torch.compile): a minute at the start, for long runs.",
     )
     sync_batchnorm: bool = Field(
@@ -363,10 +377,12 @@ def load_config(
     overrides: Mapping[str, Any] | None = None,
     *,
     kind: type[Config] = TrainConfig,  # type: ignore[assignment]
+    auto: bool = False,
 ) -> Config:
     """The settings of a stage: the YAML file at `path`, then `overrides` by dotted name.
 
     Below both, for a training, is the recipe that they name.
+    auto: of the file, what a plan decides (`PLANNED`) does not count.
 
     >>> load_config(overrides={"training.epochs": 3}).training.epochs
     3
@@ -375,5 +391,9 @@ def load_config(
     nearest one) and a value of the wrong type or range.
     """
     return read_settings(
-        kind, path, overrides, recipe_file=recipe_file if kind is TrainConfig else None
+        kind,
+        path,
+        overrides,
+        recipe_file=recipe_file if kind is TrainConfig else None,
+        without=PLANNED if auto else {},
     )

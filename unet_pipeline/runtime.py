@@ -146,13 +146,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def place(module: Module, device: torch.device) -> Module:
-    """`module` on `device`, in the memory layout that its convolutions are fastest in.
+def place(module: Module, device: torch.device, memory_format: str = "channels_last") -> Module:
+    """`module` on `device`, in a memory layout: channels_last or contiguous.
 
-    Channels last: with channels first, a U-Net's training step in bf16 took 1.3 times as long (2
-    cores, width 32: scripts/bench_width.py); results are the same up to rounding.
+    With channels first, a U-Net's training step in bf16 took 1.3 times as long (2 cores, width 32:
+    scripts/bench_width.py); results are the same up to rounding.
     """
-    return module.to(device=device).to(memory_format=torch.channels_last)
+    layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    return module.to(device=device).to(memory_format=layouts[memory_format])
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import pydantic
@@ -25,14 +26,19 @@ def read_settings(
     overrides: Mapping[str, Any] | None,
     *,
     recipe_file: Callable[[str], Path] | None = None,
+    without: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Config:
     """Settings of `kind`: the YAML file at `path`, then `overrides` by dotted name.
 
     recipe_file: where the settings lie that the key `recipe` names; they come before all others.
+    without: the keys of each section that do not count in the file.
     Raises `UserError` for a file that is missing or no YAML, a key that is not known (with the
     nearest one) and a value of the wrong type or range.
     """
     tree = _read_yaml(Path(path)) if path is not None else {}
+    for section, keys in without.items():
+        if isinstance(below := tree.get(section), dict):
+            tree[section] = {key: value for key, value in below.items() if key not in keys}
     origin = f"{path}: " if path is not None else ""
     for name, value in (overrides or {}).items():
         _assign(tree, name, value)

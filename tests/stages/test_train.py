@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ import unet_pipeline as up
 from tests.stages.conftest import TINY
 from unet_pipeline import cli
 from unet_pipeline.config import TrainConfig, load_config
+from unet_pipeline.stages import loop
+from unet_pipeline.stages.session import Session
+from unet_pipeline.training import engine
 from unet_pipeline.training.checkpoints import load_state
 
 
@@ -169,9 +173,24 @@ def test_early_stopping_counts_validations_without_gain(scenes: Path) -> None:
     assert max(scores) == max(scores[:-2])
 
 
-def test_a_budget_ends_the_run_with_a_validated_model(scenes: Path) -> None:
+def test_a_budget_ends_the_run_with_a_validated_model(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float | None] = []
+
+    def train_steps(*args: Any, learning_rate: Callable[[], float | None], **more: Any) -> None:
+        def noted() -> float | None:
+            rates.append(learning_rate())
+            return rates[-1]
+
+        engine.train_steps(*args, learning_rate=noted, **more)
+
+    monkeypatch.setattr(loop, "train_steps", train_steps)
     arguments = ["train", "--data", str(scenes), "--budget", "8s", "--tracking", "off", *TINY]
     assert cli.run(arguments) == 0
+    # What is read and validated before the first step takes nothing from the warm-up
+    assert rates[0] is not None
+    assert rates[0] < 0.5 * TrainConfig().optimizer.lr
     (folder,) = Path("runs/digits").iterdir()
     last = rows_of(folder)[-1]
     assert int(last["step"]) == load_state(folder)["position"]["step"] > 0
@@ -186,6 +205,21 @@ def test_weights_of_a_run_are_where_the_next_one_starts(session_run: Path, scene
     first = float(rows_of(folder)[0]["val/mean_iou"])
     best = max(float(row["val/mean_iou"]) for row in rows_of(session_run)[1:])
     assert first == pytest.approx(best)
+
+
+def test_a_state_that_takes_long_to_save_is_not_saved_after_every_short_epoch(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+
+    def slowly(session: Session) -> None:
+        time.sleep(1.0)
+        saved.append(session.position.step)
+
+    monkeypatch.setattr(loop, "save_session", slowly)
+    arguments = ["train", "--data", str(scenes), "--epochs", "6", "--tracking", "off", *TINY]
+    assert cli.run(arguments) == 0
+    assert saved == [0, 4, 24]  # untrained, after the first epoch of four steps, at the end
 
 
 def test_max_steps_ends_the_run_at_that_step(scenes: Path) -> None:
@@ -445,8 +479,6 @@ def test_a_budget_that_ends_before_the_first_step_is_said(
 def test_a_run_that_was_stopped_before_its_first_step_can_be_resumed(
     scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unet_pipeline.stages import loop
-
     def stopped(session: Any, stop: Any) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
         return validate(session, stop)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unet_pipeline.catalogue import complete, lookup
-from unet_pipeline.config import TrainConfig, TrainingSettings
+from unet_pipeline.config import PLANNED, TrainConfig, TrainingSettings
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
 from unet_pipeline.datasets.transforms import TRANSFORMS
 from unet_pipeline.distributed import world_of_environment
@@ -30,11 +30,20 @@ from unet_pipeline.runtime import (
     choose_device,
     choose_precision,
     free_memory,
+    is_out_of_memory,
     num_cores,
     place,
 )
 from unet_pipeline.training.optimizers import OPTIMIZERS
-from unet_pipeline.training.plan import Measure, Plan, Size, make_plan
+from unet_pipeline.training.plan import (
+    Asked,
+    Layout,
+    Measure,
+    Plan,
+    Situation,
+    Size,
+    make_plan,
+)
 from unet_pipeline.training.schedules import SCHEDULES
 from unet_pipeline.training.trial import seconds_per_step
 
@@ -61,38 +70,15 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
             f"{config.runtime.workers} workers on {num_cores()} cores would be in each other's "
             f"way: use at most {most} --workers"
         )
-    training, facts = config.training, manifest.facts
-    sizes = {
-        split: [(sample.height, sample.width) for sample in manifest.split(split)]
-        for split in ("train", "val")
-    }
-    plan = make_plan(
-        train_sizes=sizes["train"],
-        val_sizes=sizes["val"],
-        device_type=choose_device(config.runtime.device).type,
-        num_cores=num_cores(),
-        cached=decoded_bytes(manifest) < training.cache_fraction * free_memory(),
-        budget_seconds=training.budget_seconds,
-        num_steps=lambda batch: _num_steps(training, len(sizes["train"]), batch),
-        object_area=_object_area(facts),
-        measure=_measure(config, facts),
-        model=config.model.name,
-        model_options=config.model.options,
-        image_size=training.image_size,
-        batch_size=training.batch_size,
-        val_every=training.val_every,
-        workers=config.runtime.workers,
-        window=config.inference.window,
-        by_patches=config.model.name in PATCH_NETWORKS,
-        num_pixels=training.num_pixels,
-        balance=training.balance,
-        class_balance=config.transforms.options.get("class_balance"),
-        loss_balances=bool(re.search(r"class_weights\s*=\s*['\"]?[a-z]", training.loss)),
-    )
+    plan = make_plan(_asked(config), _situation(config, manifest))
     tree = config.model_dump()
     tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
     if config.model.weights:
         tree["model"]["weights"] = str(Path(config.model.weights).resolve())
+    for section, names in PLANNED.items():
+        tree[section] |= {name: vars(plan)[name] for name in names if name in vars(plan)}
+    tree["runtime"]["amp"] = "on" if plan.amp else "off"
+    tree["inference"]["overlap"] = given_or(config.inference.overlap, OVERLAP)
     tree["model"] |= complete_options(config.model.name, plan.model_options)
     for section, catalogue, given in (
         ("initializer", INITIALIZERS, ()),
@@ -105,17 +91,54 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         label = f"{section} {settings.name}"
         tree[section] |= complete(factory, settings.options, label=label, given=given)
     tree["transforms"]["class_balance"] = plan.class_balance
-    tree["training"]["image_size"] = plan.image_size
-    tree["training"]["batch_size"] = plan.batch_size
-    tree["training"]["val_every"] = plan.val_every
-    tree["training"]["num_pixels"] = plan.num_pixels
-    tree["training"]["balance"] = plan.balance
-    tree["runtime"]["workers"] = plan.workers
-    tree["inference"] = {
-        "window": plan.window,
-        "overlap": given_or(config.inference.overlap, OVERLAP),
-    }
     return TrainConfig.model_validate(tree), plan
+
+
+def _asked(config: TrainConfig) -> Asked:
+    """What `config` leaves to nobody."""
+    training, runtime = config.training, config.runtime
+    return Asked(
+        model=config.model.name,
+        model_options=config.model.options,
+        by_patches=config.model.name in PATCH_NETWORKS,
+        loss_balances=bool(re.search(r"class_weights\s*=\s*['\"]?[a-z\[(]", training.loss)),
+        class_balance=config.transforms.options.get("class_balance"),
+        image_size=training.image_size,
+        batch_size=training.batch_size,
+        val_every=training.val_every,
+        num_pixels=training.num_pixels,
+        balance=training.balance,
+        window=config.inference.window,
+        workers=runtime.workers,
+        memory_format=runtime.memory_format,
+        compile=runtime.compile,
+        amp=None if runtime.amp == "auto" else runtime.amp == "on",
+    )
+
+
+def _situation(config: TrainConfig, manifest: Manifest) -> Situation:
+    """The data, the machine and the time of a training."""
+    training, facts, world = config.training, manifest.facts, world_of_environment()
+    device = choose_device(config.runtime.device)
+    autocast = precision_of(config, device)
+    sizes = {
+        split: [(sample.height, sample.width) for sample in manifest.split(split)]
+        for split in ("train", "val")
+    }
+    return Situation(
+        train_sizes=sizes["train"],
+        val_sizes=sizes["val"],
+        device_type=device.type,
+        num_cores=num_cores(),
+        cached=decoded_bytes(manifest) < training.cache_fraction / world.local_size * free_memory(),
+        num_steps=lambda batch: _num_steps(training, len(sizes["train"]), batch),
+        budget_seconds=training.budget_seconds,
+        object_area=_object_area(facts),
+        num_processes=world.size,
+        local_processes=world.local_size,
+        autocast=None if autocast is None else str(autocast).removeprefix("torch."),
+        measure=_measure(config, facts),
+    )
 
 
 def decoded_bytes(manifest: Manifest) -> int:
@@ -152,21 +175,26 @@ def _measure(config: TrainConfig, facts: DatasetFacts) -> Measure | None:
         return None
     device = choose_device(config.runtime.device)
 
-    def measure(options: dict[str, Any], size: Size, batch: int) -> float:
+    def measure(options: dict[str, Any], size: Size, batch: int, layout: Layout) -> float:
         network = build_network(
             config.model.name,
             options,
             in_channels=facts.in_channels,
             num_classes=facts.classes.num_classes,
         )
-        return seconds_per_step(
-            place(network, device),
-            in_channels=facts.in_channels,
-            num_classes=facts.classes.num_classes,
-            image_size=size,
-            batch_size=math.ceil(batch / world_of_environment().size),
-            autocast_dtype=precision_of(config, device),
-        )
+        try:
+            return seconds_per_step(
+                place(network, device, layout),
+                in_channels=facts.in_channels,
+                num_classes=facts.classes.num_classes,
+                image_size=size,
+                batch_size=math.ceil(batch / world_of_environment().size),
+                autocast_dtype=precision_of(config, device),
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return math.inf
 
     return measure
 
@@ -190,12 +218,11 @@ def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
     counts = ", ".join(f"{n} {split}" for split, n in manifest.facts.num_samples.items())
     classes = manifest.facts.classes
     device = choose_device(config.runtime.device)
-    precision = precision_of(config, device) or torch.float32
     rows: list[tuple[str, Any, str]] = [
         ("data", manifest.facts.name, counts),
         ("classes", classes.num_classes, ", ".join(classes.names)),
         ("model", config.model.name, f"loss {config.training.loss}, lr {config.optimizer.lr:g}"),
-        ("device", device, f"computes in {str(precision).removeprefix('torch.')}"),
+        ("device", device, f"{num_cores()} cores" if device.type == "cpu" else "the accelerator"),
     ]
     rows += [(name, plan.values[name], reason) for name, reason in plan.reasons.items()]
     return "\n".join(f"{name:14} {value!s:16} {reason:.90}" for name, value, reason in rows)

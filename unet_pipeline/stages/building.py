@@ -86,7 +86,9 @@ def build_parts(
     loss = build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
     segmenter = place(
-        _with_shared_statistics(build_segmenter(config, manifest.facts), config), device
+        _with_shared_statistics(build_segmenter(config, manifest.facts), config),
+        device,
+        decided(config.runtime.memory_format),
     )
     decay = config.training.ema_decay
     average = WeightAverage(segmenter, decay) if decay else None

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_DIVERGENCES = 3
 SAVE_EVERY_SECONDS = 300.0  # within an epoch: a kill costs no more than that
+SAVING_SHARE = 0.02  # of the time, that saving after epochs may take where they are short
 
 
 def run_epochs(session: Session, stop: StopRequest) -> None:
@@ -41,6 +42,7 @@ def run_epochs(session: Session, stop: StopRequest) -> None:
             if session.is_main:
                 log_augmentation(session)
             _record(session, validate(session, stop))
+            session.reached.seconds_to_begin = agree_max(session.position.elapsed())
             save_session(session)  # which is where a run goes back to that diverges at once
         with progress_bar("training", total=1, unit="images") as bar:
             shown = _Progress(session, bar)
@@ -87,6 +89,7 @@ class _Progress:
         self.bar = bar
         self.trained = 0
         self.saved = time.monotonic()
+        self.saving = 0.0  # seconds that the last time took
 
     def after_step(self) -> None:
         """Show where the run stands; save it where the last time is long ago."""
@@ -101,10 +104,18 @@ class _Progress:
         if agree_max(time.monotonic() - self.saved) > SAVE_EVERY_SECONDS:
             self.save()
 
+    def after_epoch(self) -> None:
+        """Save the state, unless that would take long beside what a kill could cost."""
+        since = time.monotonic() - self.saved
+        if any_rank(self.session.is_main and since >= self.saving / SAVING_SHARE):
+            self.save()
+
     def save(self) -> None:
         """Save the state."""
+        began = time.monotonic()
         save_session(self.session)
         self.saved = time.monotonic()
+        self.saving = self.saved - began
 
 
 def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
@@ -142,6 +153,7 @@ def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
         "lr": parts.optimizer.param_groups[0]["lr"],
         "time/epoch_seconds": seconds,
         "time/images_per_second": images / seconds,
+        "time/elapsed_seconds": position.elapsed(),
     }
     ended = agree_max(progress(session)) >= 1
     if ended or position.epoch_number % decided(config.training.val_every) == 0:
@@ -149,7 +161,7 @@ def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
     _record(session, row)
     if _is_trained(session):  # else the run ends within the epoch
         shown.trained += position.end_epoch()[1]
-    shown.save()
+    shown.after_epoch()
 
 
 def _goes_on(session: Session, stop: StopRequest) -> bool:

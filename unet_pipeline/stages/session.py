@@ -51,7 +51,7 @@ class Reached:
     validated_step: the step that was validated last. num_val: how many images are, of those of the
     split; None before the first time.
     panels: pictures of the panel made so far. seconds_to_end: what the last validation and saving
-    are expected to take, of the budget.
+    are expected to take, of the budget. seconds_to_begin: what went by before the first step.
     divergences: how often the run went back after a loss that was not finite. lr_factor: what the
     learning rate is multiplied by since.
     """
@@ -62,6 +62,7 @@ class Reached:
     validated_step: int = -1
     num_val: int | None = None
     panels: int = 0
+    seconds_to_begin: float = 0.0
     seconds_to_end: float = 1.0
     divergences: int = 0
     lr_factor: float = 1.0
@@ -99,16 +100,22 @@ class Session:
 
 
 def progress(session: Session) -> float:
-    """The fraction of the run that is done, in [0, 1], of whichever limit is nearest."""
-    training, position = session.config.training, session.position
+    """The fraction of the run that is done, in [0, 1], of whichever limit is nearest.
+
+    Of a budget, what goes by before the first step and after the last does not count: the warm-up
+    would be over before the first, the learning rate not down at the last.
+    """
+    training, position, reached = session.config.training, session.position, session.reached
     budget = training.budget_seconds
     if budget is not None:
-        budget = max(budget - session.reached.seconds_to_end, 0.05 * budget)
+        budget = max(budget - reached.seconds_to_end, 0.05 * budget) - reached.seconds_to_begin
+        if budget <= 0:
+            return 1.0
     limits = Limits(training.epochs, training.max_steps, budget)
     return limits.progress(
         epochs=position.epoch + position.batch / len(session.parts.loader),
         steps=position.step,
-        seconds=position.elapsed(),
+        seconds=position.elapsed() - reached.seconds_to_begin,
     )
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from unet_pipeline.errors import UserError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-Measure = Callable[[dict[str, Any], Size, int], float]
-"""Seconds that a step takes: of a network with these options, on a batch of so many crops."""
+Layout = Literal["channels_last", "contiguous"]
+"""How images lie in memory: the channels of a pixel side by side, or a map after the other."""
+
+Measure = Callable[[dict[str, Any], Size, int, Layout], float]
+"""Seconds that a step takes: of a network with these options, on a batch of so many crops, of which
+every process has its part; infinity where memory does not suffice."""
 
 WANTED_STEPS = 1000
 """What a wider network must have time for. Chosen: width against steps was not measured yet."""
@@ -32,6 +36,62 @@ _COSTS = {16: 1.0, 24: 1.9, 32: 3.3, 48: 6.6, 64: 12.2}
 _NUM_PIXELS = (256, "patches a crop, not all: neighbouring ones are almost the same")
 _NO_BALANCE = (0.0, "patches as classes occur: the loss weighs the classes already")
 _BALANCE = (0.5, "half of the patches with all classes alike, half as they occur")
+_WINDOW = (768, "larger images are predicted in windows of this side")
+_UNMEASURED = "channels side by side: as convolutions mostly want them"
+_COMPILE = (False, "compiling takes a minute; --compile is for long runs")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What there is to train on, and with.
+
+    train_sizes, val_sizes: (height, width) of the images. object_area: mean pixels of an object of
+        the class whose objects are the smallest, if known.
+    cached: whether the decoded images fit in memory, so that loading costs little.
+    num_processes: that train together, each a part of every batch; local_processes: of them on this
+        machine, who share its num_cores.
+    num_steps: batch size -> the steps that epochs or max_steps allow, None where a budget ends all.
+    autocast: what layers compute in, None for float32.
+    measure: how long a step takes here; None where there is no time to find out.
+    """
+
+    train_sizes: Sequence[Size]
+    val_sizes: Sequence[Size]
+    device_type: str
+    num_cores: int
+    cached: bool
+    num_steps: Callable[[int], float | None]
+    budget_seconds: float | None = None
+    object_area: float | None = None
+    num_processes: int = 1
+    local_processes: int = 1
+    autocast: str | None = None
+    measure: Measure | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user has decided, which stands; None is left open.
+
+    by_patches: the network classifies patches, so it can learn from a few pixels of each image.
+    loss_balances: the loss weighs classes by how rare they are.
+    """
+
+    model: str
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    by_patches: bool = False
+    loss_balances: bool = False
+    num_pixels: int | None = None
+    balance: float | None = None
+    class_balance: float | None = None
+    image_size: int | Size | None = None
+    batch_size: int | None = None
+    val_every: int | None = None
+    workers: int | None = None
+    window: int | None = None
+    amp: bool | None = None
+    memory_format: Layout | None = None
+    compile: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +106,9 @@ class Plan:
     num_pixels: int | None
     balance: float | None
     class_balance: float
+    amp: bool
+    memory_format: Layout
+    compile: bool
     model_options: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -53,109 +116,79 @@ class Plan:
     def values(self) -> dict[str, Any]:
         """What was decided, by name, in the order of `reasons`."""
         height, width = self.image_size
-        values = {
-            **self.model_options,
-            "image_size": f"{height}x{width}",
-            "batch_size": self.batch_size,
-            "val_every": self.val_every,
-            "workers": self.workers,
-            "window": self.window,
-            "num_pixels": self.num_pixels,
-            "balance": self.balance,
-            "class_balance": self.class_balance,
-        }
+        values = vars(self) | self.model_options | {"image_size": f"{height}x{width}"}
         return {name: values[name] for name in self.reasons}
 
 
-def make_plan(
-    *,
-    train_sizes: Sequence[Size],
-    val_sizes: Sequence[Size],
-    device_type: str,
-    num_cores: int,
-    cached: bool,
-    budget_seconds: float | None,
-    num_steps: Callable[[int], float | None],
-    object_area: float | None = None,
-    measure: Measure | None = None,
-    model: str,
-    model_options: dict[str, Any],
-    by_patches: bool = False,
-    num_pixels: int | None = None,
-    balance: float | None = None,
-    loss_balances: bool = False,
-    class_balance: float | None = None,
-    image_size: int | Size | None = None,
-    batch_size: int | None = None,
-    val_every: int | None = None,
-    workers: int | None = None,
-    window: int | None = None,
-) -> Plan:
-    """A `Plan` for training on images of these sizes (height, width); what is given stands.
+class _Decisions:
+    """Reasons by name, as the decisions fall."""
 
-    cached: whether the decoded images fit in memory, so that loading costs little.
-    num_steps: batch size -> the steps that epochs or max_steps allow, None where a budget ends all.
-    object_area: mean pixels of an object of the class whose objects are the smallest, if known.
-    measure: how long a step takes here; None where there is no time to find out.
-    by_patches: the network classifies patches, so it can learn from a few pixels of each image.
-    loss_balances: the loss weighs classes by how rare they are.
-    Raises `UserError` for pixels or balance given to any other network.
-    """
-    reasons: dict[str, str] = {}
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
 
-    def decide(name: str, given: Any, choice: tuple[Any, str]) -> Any:
-        value, reasons[name] = choice if given is None else (given, "as asked")
+    def __call__(self, name: str, given: Any, choose: Callable[[], tuple[Any, str]]) -> Any:
+        value, self.reasons[name] = choose() if given is None else (given, "as asked")
         return value
 
-    if not by_patches and (num_pixels or balance is not None):
-        raise UserError(
-            f"training.num_pixels and training.balance are for patch networks (mlp, lenet): "
-            f"{model} learns from whole crops: leave them out"
-        )
-    num_pixels = decide("num_pixels", num_pixels, _NUM_PIXELS) if by_patches else None
-    if num_pixels:
-        balance = decide("balance", balance, _NO_BALANCE if loss_balances else _BALANCE)
-    elif balance is not None:
-        raise UserError("training.balance has no effect with num_pixels = 0: leave it out")
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
-    limit = 512 if device_type == "cuda" or num_pixels else 256
-    size = decide("image_size", image_size, _image_size(train_sizes, limit))
-    crops = decide("class_balance", class_balance, _class_balance(train_sizes, size))
-    batch = decide("batch_size", batch_size, _batch_size(len(train_sizes), size, device_type))
-    every = decide(
-        "val_every",
-        val_every,
-        _val_every(len(train_sizes), num_pixels or size[0] * size[1], val_sizes),
+
+def make_plan(asked: Asked, situation: Situation) -> Plan:
+    """A `Plan` for training in this situation; what was asked stands.
+
+    Raises `UserError` for pixels or balance given to a network that learns from whole crops.
+    """
+    decide, train = _Decisions(), situation.train_sizes
+    num_pixels, balance = _patches(asked, decide)
+    limit = 512 if situation.device_type == "cuda" or num_pixels else 256
+    given = asked.image_size
+    size = decide(
+        "image_size",
+        (given, given) if isinstance(given, int) else given,
+        lambda: _image_size(train, limit),
     )
-    processes = decide("workers", workers, _workers(device_type, num_cores, cached))
-    side = decide("window", window, (768, "larger images are predicted in windows of this side"))
-    options = dict(model_options)
-    if model == "unet":
-        options["stem"] = decide(
-            "stem", options.get("stem"), _stem(device_type, size, object_area, options)
-        )
-        allowed = num_steps(batch)
-        if budget_seconds is None:
-            seconds, wanted = PATIENCE_SECONDS, allowed or WANTED_STEPS
-        else:
-            seconds, wanted = _USED * budget_seconds, min(allowed or WANTED_STEPS, WANTED_STEPS)
+    crops = decide("class_balance", asked.class_balance, lambda: _class_balance(train, size))
+    amp = decide("amp", asked.amp, lambda: _amp(situation))
+    batch = decide("batch_size", asked.batch_size, lambda: _batch_size(situation, size))
+    options, layout = dict(asked.model_options), asked.memory_format
+    if asked.model == "unet":
+        options, batch, layout = _network(asked, situation, decide, size, batch)
+    else:
+        layout = decide("memory_format", layout, lambda: ("channels_last", _UNMEASURED))
+    trained = len(train) * (num_pixels or size[0] * size[1])
+    return Plan(
+        image_size=size,
+        batch_size=batch,
+        val_every=decide(
+            "val_every", asked.val_every, lambda: _val_every(trained, situation.val_sizes)
+        ),
+        workers=decide("workers", asked.workers, lambda: _workers(situation)),
+        window=decide("window", asked.window, lambda: _WINDOW),
+        num_pixels=num_pixels,
+        balance=balance,
+        class_balance=crops,
+        amp=amp,
+        memory_format=layout,
+        compile=decide("compile", asked.compile, lambda: _COMPILE),
+        model_options=options,
+        reasons=decide.reasons,
+    )
 
-        def seconds_of(width: int) -> float:
-            assert measure is not None
-            return measure(options | {"base_channels": width}, size, batch)
 
-        options["base_channels"] = decide(
-            "base_channels",
-            options.get("base_channels"),
-            _width(
-                device_type,
-                None if measure is None or "base_channels" in options else seconds_of,
-                seconds=seconds,
-                wanted=wanted,
-            ),
-        )
-    return Plan(size, batch, every, processes, side, num_pixels, balance, crops, options, reasons)
+def _patches(asked: Asked, decide: _Decisions) -> tuple[int | None, float | None]:
+    """Pixels that a patch network learns from, and how many of them with all classes alike."""
+    if not asked.by_patches:
+        if asked.num_pixels or asked.balance is not None:
+            raise UserError(
+                f"training.num_pixels and training.balance are for patch networks (mlp, lenet): "
+                f"{asked.model} learns from whole crops: leave them out"
+            )
+        return None, None
+    num_pixels: int = decide("num_pixels", asked.num_pixels, lambda: _NUM_PIXELS)
+    if num_pixels:
+        choice = _NO_BALANCE if asked.loss_balances else _BALANCE
+        return num_pixels, decide("balance", asked.balance, lambda: choice)
+    if asked.balance is not None:
+        raise UserError("training.balance has no effect with num_pixels = 0: leave it out")
+    return num_pixels, None
 
 
 def _image_size(sizes: Sequence[Size], limit: int) -> tuple[Size, str]:
@@ -176,58 +209,124 @@ def _class_balance(sizes: Sequence[Size], crop: Size) -> tuple[float, str]:
     return 0.33, "a third of the crops show a class drawn from all alike"
 
 
-def _batch_size(num_train: int, crop: Size, device_type: str) -> tuple[int, str]:
-    if device_type == "cuda":
-        return min(16, max(2, num_train // 4)), "16 on a GPU, fewer where samples are few"
+def _amp(situation: Situation) -> tuple[bool, str]:
+    if situation.autocast is None:
+        return False, "layers compute in float32"
+    return True, f"layers compute in {situation.autocast}"
+
+
+def _batch_size(situation: Situation, crop: Size) -> tuple[int, str]:
+    num_train = len(situation.train_sizes)
+    if situation.device_type == "cuda":
+        size, reason = min(16, max(2, num_train // 4)), "16 on a GPU, fewer where samples are few"
     # not measured apart from other changes; a report on CamVid had 4 before 8 in a short budget
-    if num_train >= 64 and crop[0] * crop[1] <= 128 * 128:
-        return 8, "small crops, many samples"
-    return min(4, num_train), "smaller batches make more steps on a CPU"
+    elif num_train >= 64 and crop[0] * crop[1] <= 128 * 128:
+        size, reason = 8, "small crops, many samples"
+    else:
+        size, reason = min(4, num_train), "smaller batches make more steps on a CPU"
+    if size < situation.num_processes <= num_train:
+        return situation.num_processes, "one for each process"
+    return size, reason
 
 
-def _val_every(num_train: int, num_pixels: int, val: Sequence[Size]) -> tuple[int, str]:
-    # A validated pixel costs about a third of a trained one (forward only): keep it below a fifth
-    trained = num_train * num_pixels
+def _val_every(num_pixels: int, val: Sequence[Size]) -> tuple[int, str]:
+    # A validated pixel costs about a third of a trained one (forward only): keep it below a tenth
     validated = sum(height * width for height, width in val) / 3
-    return max(1, math.ceil(validated / (0.2 * trained))), "validation costs below a fifth"
+    return max(1, math.ceil(validated / (0.1 * num_pixels))), "validation costs below a tenth"
 
 
-def _workers(device_type: str, num_cores: int, cached: bool) -> tuple[int, str]:
-    if device_type == "cpu" and cached:
+def _workers(situation: Situation) -> tuple[int, str]:
+    if situation.device_type == "cpu" and situation.cached:
         # measured on 2 cores: decoding is done once, and workers take the cores that compute
         return 0, "images are cached in memory, the cores are needed to compute"
-    return max(1, min(8, num_cores - 1)), f"{num_cores} cores"
+    cores = situation.num_cores // situation.local_processes
+    reason = f"{situation.num_cores} cores"
+    if situation.local_processes > 1:
+        reason += f" for {situation.local_processes} processes"
+    return max(1, min(8, cores - 1)), reason
 
 
-def _stem(
-    device_type: str, crop: Size, object_area: float | None, options: dict[str, Any]
-) -> tuple[int, str]:
-    if device_type != "cpu":
+# ---- the U-Net ----------------------------------------------------------------------------------
+
+
+def _network(
+    asked: Asked, situation: Situation, decide: _Decisions, crop: Size, batch: int
+) -> tuple[dict[str, Any], int, Layout]:
+    """The options of a U-Net, the batch that memory holds, and the layout it is faster in."""
+    options = dict(asked.model_options)
+    options["stem"] = decide(
+        "stem", options.get("stem"), lambda: _stem(situation, crop, options.get("depth", 4))
+    )
+    options["depth"] = decide("depth", options.get("depth"), lambda: _depth(crop, options["stem"]))
+    measure = situation.measure
+
+    def seconds(width: int, layout: Layout = "channels_last") -> float:
+        assert measure is not None
+        return measure(options | {"base_channels": width}, crop, batch, layout)
+
+    if measure is not None and situation.device_type == "cuda" and asked.batch_size is None:
+        least = options.get("base_channels", _WIDTHS["cuda"][0])
+        while batch > situation.num_processes and math.isinf(seconds(least)):
+            batch = max(batch // 2, situation.num_processes)
+            decide.reasons["batch_size"] = "as many as the memory holds"
+    width: int = decide(
+        "base_channels",
+        options.get("base_channels"),
+        lambda: _width(situation, None if measure is None else seconds, batch),
+    )
+
+    def faster() -> tuple[Layout, str]:
+        # Only under a budget, which no two runs spend alike: rounding goes with the layout, and
+        # the same command is to give the same weights
+        if measure is None or situation.device_type != "cpu" or situation.budget_seconds is None:
+            return "channels_last", _UNMEASURED
+        last, first = seconds(width), seconds(width, "contiguous")
+        # Less may be noise
+        best: Layout = "contiguous" if first < 0.95 * last else "channels_last"
+        return best, f"{1000 * last:.0f} ms a step with channels last, {1000 * first:.0f} first"
+
+    layout: Layout = decide("memory_format", asked.memory_format, faster)
+    return options | {"base_channels": width}, batch, layout
+
+
+def _stem(situation: Situation, crop: Size, depth: int) -> tuple[int, str]:
+    if situation.device_type != "cpu":
         return 1, "none: a GPU has the time for every pixel"
     # Digit scenes of 96 pixels: 0.79 test mean IoU with it, 0.21 without (160 s, docs/log.md)
     if min(crop) < 64:
         return 1, "none: the crops are small"
-    if options.get("depth", 4) < 2:
+    if depth < 2:
         return 1, "none: the network is shallow"
     # The logits are unfolded again, so that only what is smaller than two squares is in danger
-    if object_area is not None and object_area < 2 * 2**2:
-        return 1, f"none: some objects have {object_area:.0f} pixels"
+    area = situation.object_area
+    if area is not None and area < 2 * 2**2:
+        return 1, f"none: some objects have {area:.0f} pixels"
     return 2, "2x2 pixels folded into channels: about three times as many steps on a CPU"
 
 
+def _depth(crop: Size, stem: int) -> tuple[int, str]:
+    """The four halvings of the paper, or fewer: 3x3 maps see all of 2x2 pixels already."""
+    depth = 4
+    while depth > 1 and min(crop) // stem // 2**depth < 2:
+        depth -= 1
+    height, width = (side // stem // 2**depth for side in crop)
+    return depth, f"the deepest maps of a crop have {height}x{width} pixels"
+
+
 def _width(
-    device_type: str,
-    measure: Callable[[int], float] | None,
-    *,
-    seconds: float,
-    wanted: float,
+    situation: Situation, measure: Callable[[int], float] | None, batch: int
 ) -> tuple[int, str]:
-    """The widest network that takes `wanted` steps in so many seconds, by a measured step."""
-    widths = _WIDTHS[device_type]
+    """The widest network that there is time for, by a measured step."""
+    widths = _WIDTHS[situation.device_type]
     if measure is None:
-        if device_type == "cpu":
+        if situation.device_type == "cpu":
             return widths[0], "a quarter of the paper's width: there is no time to try others"
         return widths[-1], "the paper's width"
+    allowed, budget = situation.num_steps(batch), situation.budget_seconds
+    if budget is None:
+        seconds, wanted = PATIENCE_SECONDS, allowed or WANTED_STEPS
+    else:
+        seconds, wanted = _USED * budget, min(allowed or WANTED_STEPS, WANTED_STEPS)
     narrow = measure(widths[0])
     for width in reversed(widths):
         if seconds / (narrow * _COSTS[width] / _COSTS[widths[0]]) < wanted:

@@ -185,13 +185,18 @@ def _count(
             except UserError as error:
                 raise DatasetError(f"{entry.sample_id}: {error}") from error
         if loss is not None:  # it needs the logits of the whole image
-            kept.append(logits.clone())
+            whole = logits.shape[2] == len(entries[0].mask)
+            kept.append(logits if whole else logits.clone())  # the next band takes its place
+    values: dict[int, Tensor] = {}
     for n, entry in enumerate(entries):
         tally.matrices[entry.place] = matrices[n]
         if loss is not None and (entry.mask != IGNORE_INDEX).any():
-            logits = torch.cat([band[n : n + 1] for band in kept], dim=2)
+            parts = [band[n : n + 1] for band in kept]
+            logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
             target = torch.from_numpy(entry.mask.astype(np.int64))[None].to(logits.device)
-            tally.losses[entry.place] = float(loss(logits, target))
+            values[entry.place] = loss(logits, target)
+    if values:  # read together: each look waits for the device
+        tally.losses.update(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
 def _result(tally: _Tally, num_classes: int) -> ImageScores:

@@ -112,7 +112,6 @@ def test_alone_there_is_no_group_and_everything_is_as_given(alone: pytest.Monkey
         assert distributed.gather_objects("a") == ["a"]
         with distributed.main_first():
             pass
-        assert world.device_of(torch.device("cuda")) == torch.device("cuda")
     assert distributed.job_id() is None
     assert distributed.restart_count() == 0
 
@@ -186,13 +185,6 @@ def test_more_processes_than_gpus_are_refused(alone: pytest.MonkeyPatch) -> None
     alone.setenv("LOCAL_RANK", "98")
     with pytest.raises(UserError, match="process 99 of this machine has no GPU"):
         open_world(torch.device("cuda")).__enter__()
-
-
-def test_of_several_gpus_a_process_has_its_own() -> None:
-    world = World(rank=5, local_rank=1, size=8)
-    assert not world.is_main
-    assert world.device_of(torch.device("cuda")) == torch.device("cuda:1")
-    assert world.device_of(torch.device("cpu")) == torch.device("cpu")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

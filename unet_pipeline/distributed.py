@@ -48,14 +48,6 @@ class World:
         """Whether this process is the one that writes, tracks and reports."""
         return self.rank == 0
 
-    def device_of(self, device: torch.device) -> torch.device:
-        """The device of this process where `device` is what the user asked for."""
-        import torch
-
-        if self.size == 1 or device.type != "cuda":
-            return device
-        return torch.device("cuda", self.local_rank)
-
 
 ALONE = World()
 

@@ -136,30 +136,6 @@ def test_a_mask_is_looked_through_once_while_it_lives(monkeypatch: pytest.Monkey
     assert len(pickle.loads(pickle.dumps(points_of))) == 0
 
 
-def test_points_that_the_caller_keeps_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    mask = four_classes()
-    image, points = mask[..., None], class_points(mask)
-    results = {}
-    for name in TRANSFORMS:
-        transform = build_transform(
-            name, {"class_balance": 1.0}, image_size=(32, 32), value_range=(0, 255)
-        )
-        results[name] = transform(image, mask, key=(0, 1, "a"))
-
-    def refused(mask: Mask) -> Any:
-        raise AssertionError("looked for")
-
-    monkeypatch.setattr(crops, "class_points", refused)
-    for name, expected in results.items():
-        transform = build_transform(
-            name, {"class_balance": 1.0}, image_size=(32, 32), value_range=(0, 255)
-        )
-        for got, one in zip(
-            transform(image, mask, key=(0, 1, "a"), points=points), expected, strict=True
-        ):
-            np.testing.assert_array_equal(got, one)
-
-
 @ALL
 def test_a_crop_as_large_as_its_image_needs_no_look(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -109,13 +109,13 @@ class ClassBalance:
         self._points_of = PointsOfMasks()
 
     def __call__(
-        self, mask: Mask, seen: tuple[float, float], *, key: Key, points: ClassPoints | None = None
+        self, mask: Mask, seen: tuple[float, float], *, key: Key
     ) -> tuple[Place, np.random.Generator] | None:
         """The pixel, and the generator to place the crop with: a function of `mask` and `key`.
 
         seen: the height and width, in pixels of the mask, that the crop looks at.
-        points: `class_points(mask)` where they are known. None for a crop that may lie anywhere: by
-        chance, because it shows all of the mask anyway, or because all is void.
+        None for a crop that may lie anywhere: by chance, because it shows all of the mask anyway,
+        or because all is void.
         """
         rows, columns = (size - 1e-6 for size in mask.shape)  # less: `seen` was rounded
         if not self.probability or (rows <= seen[0] and columns <= seen[1]):
@@ -124,7 +124,7 @@ class ClassBalance:
         rng = np.random.default_rng(key_to_seed((*key, "class balance")))
         if rng.random() >= self.probability:
             return None
-        point = (points or self._points_of(mask)).draw(rng)
+        point = self._points_of(mask).draw(rng)
         return None if point is None else (point, rng)
 
 

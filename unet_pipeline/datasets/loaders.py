@@ -74,11 +74,6 @@ class Batch(NamedTuple):
     failures: tuple[str, ...] = ()
     """A sentence for each sample that could not be read and is missing here."""
 
-    @property
-    def num_counted(self) -> int:
-        """Samples without the one that may stand in."""
-        return int((self.indices != STAND_IN).sum())
-
 
 class Item(NamedTuple):
     """One sample of a `Batch`."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from unet_pipeline.datasets.crops import (
     ClassBalance,
-    ClassPoints,
     Image,
     Mask,
     corners,
@@ -253,15 +252,13 @@ class WarpedCrops:
         self.balance = ClassBalance(class_balance)
         self.warper = Warper(image_size, nodes=warps.nodes if warps.bend else 0)
 
-    def __call__(
-        self, image: Image, mask: Mask, *, key: Key, points: ClassPoints | None = None
-    ) -> tuple[Image, Mask]:
+    def __call__(self, image: Image, mask: Mask, *, key: Key) -> tuple[Image, Mask]:
         rng = np.random.default_rng(key_to_seed(key))
         warp = draw_warp(self.warps, rng)
         seen = self.warper.seen(warp)
         allowed = corners(mask.shape, self.image_size, seen=seen, beyond=self.beyond)
         corner = place(allowed, rng)
-        balanced = self.balance(mask, seen, key=key, points=points)
+        balanced = self.balance(mask, seen, key=key)
         if balanced is not None:
             point, own_rng = balanced
             corner = place_around(

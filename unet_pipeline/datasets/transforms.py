@@ -22,7 +22,6 @@ from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.classes import IGNORE_INDEX
 from unet_pipeline.datasets.crops import (
     ClassBalance,
-    ClassPoints,
     Image,
     Mask,
     Place,
@@ -67,14 +66,8 @@ __all__ = [
 class Transform(Protocol):
     """(image, mask, key) -> image and mask of exactly `image_size`, in the dtypes they came in."""
 
-    def __call__(
-        self, image: Image, mask: Mask, *, key: Key, points: ClassPoints | None = None
-    ) -> tuple[Image, Mask]:
-        """The augmented pair; the same for the same key, always.
-
-        points: `class_points(mask)`, where the caller keeps them; else they are found when needed,
-        and kept as long as the array `mask` lives. The result does not depend on it.
-        """
+    def __call__(self, image: Image, mask: Mask, *, key: Key) -> tuple[Image, Mask]:
+        """The augmented pair; the same for the same key, always."""
 
 
 def build_transform(
@@ -197,14 +190,12 @@ class _CropAndVary:
         # Its checks of shapes are ours already.
         self.compose = A.Compose(steps, is_check_shapes=False) if steps else None
 
-    def __call__(
-        self, image: Image, mask: Mask, *, key: Key, points: ClassPoints | None = None
-    ) -> tuple[Image, Mask]:
+    def __call__(self, image: Image, mask: Mask, *, key: Key) -> tuple[Image, Mask]:
         seed = key_to_seed(key)
         rng = np.random.default_rng(seed)
         allowed = corners(mask.shape, self.image_size)
         corner = place(allowed, rng)
-        balanced = self.balance(mask, self.image_size, key=key, points=points)
+        balanced = self.balance(mask, self.image_size, key=key)
         if balanced is None:
             new_image, new_mask = self._vary(image, mask, corner, seed)
         else:

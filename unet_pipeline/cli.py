@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -220,6 +221,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a network on a prepared dataset, or on any plain folder of images and masks."""
+    started = time.monotonic()  # of the budget, before torch is imported
     every_fold = fold == "all"
     fold = None if every_fold else fold
     overrides = overrides_of(train, locals())
@@ -252,9 +254,10 @@ def train(
         _print_result(planned.text, planned.summary() if as_json else None)
         return
     else:
-        result = stage.train(settings)
+        result = stage.train(settings, started=started)
     if world_of_environment().is_main:  # of the processes that torchrun has started
         _print_result(str(result.folder), result.summary() if as_json else None)
+        result.raise_for_unreadable()
 
 
 @app.command()

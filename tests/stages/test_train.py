@@ -347,11 +347,12 @@ def test_an_image_damaged_after_prepare_is_named_and_skipped_or_ends_a_strict_ru
     arguments = ["train", "--data", "mine", "--epochs", "2", "--tracking", "off", *TINY]
     assert cli.run([*arguments, "--strict"]) == 4
     assert victim.name in errors_of(capsys)
-    assert cli.run([*arguments, "--workers", workers]) == 0
+    assert cli.run([*arguments, "--workers", workers]) == 3
     err = capsys.readouterr().err
     assert err.count("it is skipped") == 1
     assert "1 sample could not be read and was skipped, 2 times in all" in " ".join(err.split())
     assert err.count(victim.name) == 2
+    assert err.splitlines()[-1].startswith("error: trained without 1 sample that could not be read")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -494,6 +495,48 @@ def test_a_run_that_was_stopped_before_its_first_step_can_be_resumed(
     assert load_state(folder)["position"]["step"] > 0
 
 
+def test_what_is_resumed_without_anything_left_to_train_says_so_and_keeps_its_settings(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["train", "--data", str(scenes), "--tracking", "off", *TINY]
+    assert cli.run([*common, "--max-steps", "6", "--run-name", "run"]) == 0
+    folder = Path("runs/digits/run")
+    settings, history = (folder / "config.yaml").read_bytes(), rows_of(folder)
+    capsys.readouterr()
+    assert cli.run(["train", "--resume", str(folder), "--max-steps", "3"]) == 0
+    assert "nothing left to train: 6 steps are done" in " ".join(capsys.readouterr().err.split())
+    assert (folder / "config.yaml").read_bytes() == settings
+    assert rows_of(folder) == history
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_whose_best_model_is_lost_goes_on_and_makes_another(
+    damaged: bool, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["train", "--data", str(scenes), "--tracking", "off", *TINY, "--run-name", "run"]
+    assert cli.run([*common, "--max-steps", "6"]) == 0
+    best = Path("runs/digits/run/best.safetensors")
+    if damaged:
+        best.write_bytes(best.read_bytes()[:100])
+    else:
+        best.unlink()
+    # The command that began the run, with --resume
+    again = ["train", "--resume", "runs/digits/run", "--run-name", "run"]
+    assert cli.run([*again, "--max-steps", "7"]) == 0
+    assert "the best model from here on" in " ".join(capsys.readouterr().err.split())
+    assert up.load_model(best).card.facts["step"] == 7
+
+
+def test_a_run_whose_settings_were_emptied_is_not_resumed(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--tracking", "off", *TINY, "--run-name", "run"]
+    assert cli.run([*arguments, "--max-steps", "1"]) == 0
+    Path("runs/digits/run/config.yaml").write_text("")
+    assert cli.run(["train", "--resume", "runs/digits/run"]) == 2
+    assert "config.yaml: is damaged" in errors_of(capsys)
+
+
 def test_an_epoch_that_a_limit_cut_short_is_finished_by_resume(scenes: Path) -> None:
     common = ["train", "--data", str(scenes), "--tracking", "off", *TINY, "--set",
               "schedule.name=constant"]  # fmt: skip
@@ -502,7 +545,13 @@ def test_an_epoch_that_a_limit_cut_short_is_finished_by_resume(scenes: Path) -> 
     assert cli.run([*common, "--max-steps", "8", "--run-name", "whole"]) == 0
     short, whole = (load_state(Path("runs/digits", name)) for name in ("short", "whole"))
     assert short["position"]["epoch"] == whole["position"]["epoch"] == 2
-    assert [row["epoch"] for row in rows_of(Path("runs/digits/short"))] == ["0", "1", "2"]
+    rows = rows_of(Path("runs/digits/short"))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    # Nothing of the validation at step 6 stands in the row of step 8
+    (other,) = rows_of(Path("runs/digits/whole"))[2:]
+    assert {k: v for k, v in rows[2].items() if "time/" not in k and k != "train/loss"} == {
+        k: v for k, v in other.items() if "time/" not in k and k != "train/loss"
+    }
 
 
 def test_the_config_of_a_named_run_can_be_run_again(session_run: Path, tmp_path: Path) -> None:

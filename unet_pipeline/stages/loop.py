@@ -191,8 +191,9 @@ def _record(session: Session, row: dict[str, float]) -> None:
     entry = {"epoch": position.epoch_number, "step": position.step} | row
     history = session.reached.history
     if history and history[-1]["epoch"] == entry["epoch"]:
-        # An epoch that was ended early and has been resumed, or one that is validated afterwards
-        entry = history.pop() | entry
+        former = history.pop()
+        if former["step"] == entry["step"]:  # it is validated after it was trained
+            entry = former | entry  # else it was ended early and has been resumed
     history.append(entry)
     if not session.is_main:
         return

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -63,7 +64,7 @@ class Reached:
     num_val: int | None = None
     panels: int = 0
     seconds_to_begin: float = 0.0
-    seconds_to_end: float = 1.0
+    seconds_to_end: float = 2.5
     divergences: int = 0
     lr_factor: float = 1.0
 
@@ -331,8 +332,11 @@ def run_note(session: Session) -> str:
     )
 
 
-def say_what_next(session: Session) -> None:
-    """The lines a user needs now: the score, and the three commands that follow."""
+def say_what_next(session: Session, skipped: Mapping[str, int]) -> None:
+    """The lines a user needs now: the score, and the three commands that follow.
+
+    skipped: how often each sample was that could not be read.
+    """
     best, track = session.reached.best, session.track
     folder = shlex.quote(str(session.folder))
     logger.info(
@@ -343,7 +347,6 @@ def say_what_next(session: Session) -> None:
         session.position.step,
         session.position.elapsed(),
     )
-    skipped = session.parts.loader.unreadable.counts
     if skipped:
         logger.warning(
             "%s could not be read and %s skipped, %d times in all: %s; mend or remove them",

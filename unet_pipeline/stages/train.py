@@ -11,17 +11,19 @@ import logging
 import operator
 import shlex
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config, load_config
 from unet_pipeline.console import log_to_file
+from unet_pipeline.datasets.findings import counted
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
-from unet_pipeline.distributed import World, agree_max, main_first
-from unet_pipeline.errors import UserError
+from unet_pipeline.distributed import World, agree_max, gather_objects, main_first
+from unet_pipeline.errors import RejectedInputsError, UserError
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.models import load_model
 from unet_pipeline.runtime import (
@@ -42,6 +44,7 @@ from unet_pipeline.stages.session import (
     Reached,
     Session,
     log_panel,
+    progress,
     restore_parts,
     run_note,
     say_what_next,
@@ -65,7 +68,8 @@ RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
 class TrainedRun:
     """What `train` has made: the run folder, its best validation scores, where to look at it.
 
-    seconds: wall clock until the last validation was saved. stop_code: the exit code of a signal
+    seconds: wall clock until the last validation was saved. num_unreadable: files that were skipped
+    because they could not be read; the log names them. stop_code: the exit code of a signal
     that came when there was nothing left to stop.
     """
 
@@ -74,7 +78,16 @@ class TrainedRun:
     steps: int
     seconds: float
     tracking_url: str | None
+    num_unreadable: int = 0
     stop_code: int | None = None
+
+    def raise_for_unreadable(self) -> None:
+        """Raise `RejectedInputsError` where files were skipped."""
+        if self.num_unreadable:
+            raise RejectedInputsError(
+                f"trained without {counted(self.num_unreadable, 'sample')} that could not be read: "
+                f"see the warnings above, or {self.folder / runs.LOG_NAME}"
+            )
 
     def summary(self) -> dict[str, Any]:
         """JSON-able."""
@@ -91,15 +104,21 @@ class InterruptedRunError(UserError):
 
 
 def train(
-    config: TrainConfig, *, manifest: Manifest | None = None, parent: tracking.Run | None = None
+    config: TrainConfig,
+    *,
+    manifest: Manifest | None = None,
+    parent: tracking.Run | None = None,
+    started: float | None = None,
 ) -> TrainedRun:
     """Train as `config` says; what it leaves open is decided from the data and the device.
 
     manifest: the data, where it is open already. parent: the run that this one is a part of.
+    started: when the clock of the budget began (`time.monotonic()`); now, by default.
     Raises `DatasetError` for data that cannot be trained on, `DivergedError` for a loss that is
     not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
     """
-    position = Position(micro_batch=config.training.micro_batch)  # the budget's clock starts here
+    position = Position(micro_batch=config.training.micro_batch)
+    position.start_clock(started)
     with joined(str(choose_device(config.runtime.device))) as world:
         former = former_attempt(Path(config.output.runs_dir), world)
         if former is not None:  # a process was lost, and torchrun has started all of them again
@@ -163,10 +182,15 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
 
 def _config_of(folder: Path, overrides: Mapping[str, Any]) -> TrainConfig:
     """The settings of the run in `folder` as it goes on; see `resume`."""
-    if not (folder / runs.CONFIG_NAME).is_file():
+    file = folder / runs.CONFIG_NAME
+    if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no {runs.CONFIG_NAME}")
-    config = load_config(folder / runs.CONFIG_NAME, overrides, kind=TrainConfig)
-    former = load_config(folder / runs.CONFIG_NAME, kind=TrainConfig)
+    if overrides.get("output.run_name") == folder.name:  # the command that began it, and --resume
+        overrides = {name: v for name, v in overrides.items() if name != "output.run_name"}
+    config = load_config(file, overrides, kind=TrainConfig)
+    former = load_config(file, kind=TrainConfig)
+    if former.data.path is None:
+        raise UserError(f"{file}: is damaged, it names no data; put it back, or start a new run")
     for name in overrides:
         was, asked = (operator.attrgetter(name)(c) for c in (former, config))
         if isinstance(was, tuple) and isinstance(asked, int):
@@ -178,7 +202,7 @@ def _config_of(folder: Path, overrides: Mapping[str, Any]) -> TrainConfig:
                 f"--resume cannot change {name} from {was} to {asked}: start a new run for that"
             )
     changes = {name: value for name, value in overrides.items() if name in RESUMABLE}
-    return load_config(folder / runs.CONFIG_NAME, changes, kind=TrainConfig)
+    return load_config(file, changes, kind=TrainConfig)
 
 
 def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
@@ -197,14 +221,32 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
         scratch = _scratch(config, world)
         parts = build_parts(without_pretrained(config), manifest, world, scratch=scratch)
         restore_parts(parts, state)
-        track = None
+        session = Session(config, manifest, folder, parts, position, _reached(folder, state), None)
         if world.is_main:
-            write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
-            where = f"epoch {position.epoch}, step {position.step}"
-            logger.info("continuing %s at %s", folder, where)
-            track = tracking.resume(folder, send=config.output.tracking == "on")
-        reached = Reached(**state["reached"])
-        return _run(Session(config, manifest, folder, parts, position, reached, track))
+            if progress(session) < 1:
+                write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
+                where = f"epoch {position.epoch}, step {position.step}"
+                logger.info("continuing %s at %s", folder, where)
+            else:
+                logger.warning(
+                    "%s has nothing left to train: %d steps are done, and its limits allow no more",
+                    folder,
+                    position.step,
+                )
+            session.tracked = tracking.resume(folder, send=config.output.tracking == "on")
+        return _run(session)
+
+
+def _reached(folder: Path, state: Mapping[str, Any]) -> Reached:
+    """What the run of this state has reached, as far as its files are still there."""
+    reached = Reached(**state["reached"])
+    if reached.best:
+        try:
+            load_model(folder / runs.BEST_NAME)
+        except UserError as error:
+            logger.warning("%s; the best model from here on takes its place", error)
+            return replace(reached, best={}, since_best=0)
+    return reached
 
 
 @contextlib.contextmanager
@@ -261,10 +303,12 @@ def _run(session: Session) -> TrainedRun:
                 )
             if session.position.step == 0:
                 raise UserError(
-                    f"the budget ended before the first step: reading and validating alone took "
-                    f"{session.position.elapsed():.0f} s; give a longer --budget"
+                    "the budget ended before the first step: reading, validating and saving at the "
+                    f"end take {session.position.elapsed() + session.reached.seconds_to_end:.0f} "
+                    "s; give a longer --budget"
                 )
             seconds = session.position.elapsed()
+            skipped = sum(gather_objects(session.parts.loader.unreadable.counts), Counter[str]())
             if session.is_main:
                 _finish(session)
         status = "FINISHED"
@@ -274,7 +318,7 @@ def _run(session: Session) -> TrainedRun:
             session.track.close(status)
     if session.is_main:
         end_job(session.folder)
-        say_what_next(session)
+        say_what_next(session, skipped)
     reached, position = session.reached, session.position
     return TrainedRun(
         session.folder,
@@ -282,6 +326,7 @@ def _run(session: Session) -> TrainedRun:
         position.step,
         seconds,
         session.track.url if session.is_main else None,
+        len(skipped),
         stop.exit_code if stop else None,
     )
 

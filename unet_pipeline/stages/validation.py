@@ -46,7 +46,7 @@ def validate(session: Session, stop: StopRequest) -> dict[str, float]:
             log_panel(session, session.evaluated, group="progress", step=position.epoch_number)
         reached.panels = 1 + int(share * PANEL_STEPS)
         # The last validation, the panel of the best model and saving will take as long again
-        reached.seconds_to_end = 1.1 * (position.elapsed() - began) + 1.0
+        reached.seconds_to_end = 1.1 * (position.elapsed() - began) + 2.5
     if position.step == 0:
         return row
     parts.schedule.observe(row["val/mean_dice"])

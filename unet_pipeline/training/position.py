@@ -48,6 +48,11 @@ class Position:
     micro_batch: int | None = None
     _started: float = field(default_factory=time.monotonic, repr=False)
 
+    def start_clock(self, moment: float | None) -> None:
+        """Count the seconds of this session from `moment` of `time.monotonic()`, where given."""
+        if moment is not None:
+            self._started = moment
+
     def elapsed(self) -> float:
         """Seconds of wall clock that the run has taken, over all its sessions."""
         return self.seconds + time.monotonic() - self._started

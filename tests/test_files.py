@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,7 @@ def test_a_folder_without_permission_is_a_resource_error(tmp_path: Path) -> None
 
 HOLDER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unet_pipeline.files import folder_lock
 with folder_lock(Path(sys.argv[1])):
@@ -199,9 +201,27 @@ def test_a_folder_that_could_be_made_is_not_made_by_asking(tmp_path: Path) -> No
         files.require_writable(tmp_path / "file" / "b")
 
 
-def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose another"):
-        files.make_writable_folder(tmp_path / ("x" * 300))
+@pytest.mark.parametrize("check", [files.make_writable_folder, files.require_writable])
+@pytest.mark.parametrize("above", ["", "new/newer", "x" * 300 + "/new"])
+def test_a_name_that_is_too_long_is_one_line(
+    above: str, check: Callable[[Path], object], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"File name too long; choose another") as caught:
+        check(tmp_path / above / ("x" * 300))
+    assert caught.value.exit_code == 2
+
+
+def test_a_lock_on_a_full_disk_is_told_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(ResourceError, match=r"cannot write .*\.lock: no space left"):  # noqa: SIM117
+        with folder_lock(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- staged folders -----------------------------------------------------------------------------

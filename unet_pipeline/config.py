@@ -22,6 +22,7 @@ from unet_pipeline.spelling import (
     Fraction,
     PositiveInt,
     Precision,
+    Rate,
     Seconds,
     Seed,
     Size,
@@ -136,8 +137,8 @@ class InitializerSettings(ComponentSettings):
 
 class OptimizerSettings(ComponentSettings):
     name: str = Field("adamw", description="Optimizer: adamw, adam, sgd or rmsprop.")
-    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
-    encoder_lr_factor: Annotated[float, Field(gt=0)] = Field(
+    lr: Rate = Field(3e-3, description="Peak learning rate.")
+    encoder_lr_factor: Rate = Field(
         1.0, description="Learning rate of the encoder of an smp network, as a multiple of `lr`."
     )
     freeze_encoder: bool = Field(

@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from unet_pipeline.files import resource_reason
+
 logger = logging.getLogger("unet_pipeline")
 
 
@@ -86,11 +88,48 @@ def log_to_stderr() -> None:
     logger.propagate = False
 
 
+class _FileHandler(logging.FileHandler):
+    """Appends to a file; where that is refused, it says so once and the lines are lost."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._path = path
+        self._was_refused = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError as error:  # of opening the file: those of writing go to `handleError`
+            self._refuse(error)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of logging
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._refuse(error)
+        else:  # a mistake in the call
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what is still in the buffer
+            self._refuse(error)
+
+    def _refuse(self, error: OSError) -> None:
+        if not self._was_refused:
+            self._was_refused = True  # before the warning, which comes here too
+            reason = resource_reason(error) or error.strerror
+            logger.warning("cannot write %s: %s; the log is not complete", self._path, reason)
+
+
 @contextlib.contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append the package's log lines, with their time, to `path`; and the traceback of an error."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    """Append the package's log lines, with their time, to `path`; and the traceback of an error.
+
+    A log that cannot be written, on a full disk say, is a warning and never an error.
+    """
+    handler = _FileHandler(path)
     logger.addHandler(handler)
     try:
         yield

@@ -93,11 +93,19 @@ def make_writable_folder(folder: Path) -> Path:
 
     Raises `UserError` where a file is in the way and `ResourceError` where writing is refused.
     """
+    with _folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    return folder
+
+
+@contextlib.contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    """`resource_errors`, and one line too for all else that hinders the making of `folder`."""
     try:
         with resource_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            yield
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
             f"cannot make the folder {folder}: a file is in the way; choose another folder"
@@ -106,7 +114,6 @@ def make_writable_folder(folder: Path) -> Path:
         raise UserError(
             f"cannot make the folder {folder}: {error.strerror}; choose another"
         ) from error
-    return folder
 
 
 @contextlib.contextmanager
@@ -126,12 +133,25 @@ def output_folder(folder: Path) -> Iterator[None]:
 def require_writable(folder: Path) -> None:
     """Raise `ResourceError` or `UserError` where `folder` could not be made; makes nothing."""
     existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    with _folder_errors(folder):
+        while not _is_there(existing):
+            existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"cannot make the folder {folder}: {existing} is a file; choose another")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ResourceError(f"cannot write {folder}: permission denied in {existing}")
+    with _folder_errors(folder):
+        for name in folder.absolute().relative_to(existing).parts:
+            _is_there(existing / name)  # file systems differ in how long names may be
+
+
+def _is_there(path: Path) -> bool:
+    """As `path.exists()`, which keeps to itself, by the version of Python, why it cannot know."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -146,12 +166,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
     path = folder / LOCK_NAME
     while True:
         with resource_errors(path):
-            file = path.open("a+")
+            file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode(errors="replace").strip() or "another process"
             file.close()
             raise OutputInUseError(
                 f"{folder} is in use by {holder}: wait for it to end, or choose another folder"
@@ -164,10 +184,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
             break
         file.close()  # its last holder removed it between our two steps: once more
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
         try:
+            with resource_errors(path):
+                file.truncate(0)
+                os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
             yield
         finally:
             path.unlink(missing_ok=True)

@@ -63,6 +63,22 @@ def test_memory_for_images_is_shared_by_the_processes_of_a_machine(
     assert building._build_cache(config, manifest, world, None).byte_limit == 125_000_000
 
 
+def test_networks_are_joined_without_a_warning_and_share_no_buffers_at_a_pass(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """Warnings are errors here; under torchrun each process would print them at each start."""
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        config, manifest = settings(scenes, model__norm="batch")
+        segmenter = building.build_segmenter(config, manifest.facts)
+        joined = building._joined(segmenter, World(size=2))
+        assert isinstance(joined, torch.nn.parallel.DistributedDataParallel)
+        assert not joined.will_sync_module_buffers()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.fixture
 def parts(scenes: Path) -> Parts:
     config, manifest = settings(scenes, runtime__amp="off")

@@ -108,6 +108,40 @@ def test_parts_that_cannot_be_are_one_line(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr", "inf"], "optimizer.lr = inf: input should be a finite number"),
+        (["--set", "optimizer.encoder_lr_factor=.inf"], "should be a finite number"),
+        (["--set", "optimizer.encoder_lr_factor=0.5"], "encoder_lr_factor = 0.5 has no effect"),
+        (["--set", "optimizer.weight_decay=.inf"], "optimizer adamw: weight_decay = inf"),
+        (["--set", "optimizer.name=sgd", "--set", "optimizer.momentum=0"], "nesterov needs"),
+        (["--set", "schedule.warmup_fraction=2"], "warmup_fraction"),
+        (["--run-name", "../x"], "run name '../x': use letters"),
+        (["--run-name", "a/b"], "run name 'a/b': use letters"),
+        (["--run-name", "x" * 300], "File name too long; choose another"),
+        (["--output", "x" * 300], "File name too long; choose another"),
+    ],
+)
+def test_what_train_refuses_the_plan_refuses_too(
+    scenes: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dry in ([], ["--dry-run"]):
+        assert cli.run(["train", "--data", str(scenes), *TINY, *arguments, *dry]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("error: ") == 1
+
+
+def test_a_name_that_is_taken_is_refused_by_the_plan(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs/digits/mine").mkdir(parents=True)
+    arguments = ["train", "--data", str(scenes), *TINY, "--run-name", "mine", "--dry-run"]
+    assert cli.run(arguments) == 2
+    assert "a run runs/digits/mine exists" in capsys.readouterr().err
+
+
 def test_the_initializer_draws_the_weights_that_training_begins_with(scenes: Path) -> None:
     frozen = SMALL | {"data.path": str(scenes), "optimizer.lr": 1e-12}
     constant = {"initializer.name": "constant", "initializer.value": 0.25}
@@ -192,13 +226,43 @@ def test_an_encoder_may_stay_as_it_is_or_learn_slowly(scenes: Path) -> None:
         ("frozen", "freeze_encoder=true"),
         ("slow", "encoder_lr_factor=1e-20"),
     ):
-        asked = ["--set", f"optimizer.{assignment}", "--set", "optimizer.weight_decay=0"]
+        asked = ["--weights", "runs/digits/start", "--set", f"optimizer.{assignment}", "--set",
+                 "optimizer.weight_decay=0"]  # fmt: skip
         assert cli.run([*common, "--run-name", name, *asked]) == 0
         start, end = (load_state(Path("runs/digits", n))["network"] for n in ("start", name))
         moved = {k: not torch.allclose(start[k], end[k], atol=1e-7) for k in start
                  if "running" not in k and "batches" not in k}  # fmt: skip
         assert not any(m for k, m in moved.items() if ".encoder." in k), name
         assert all(m for k, m in moved.items() if "segmentation_head" in k), name
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_encoder_of_random_weights_is_not_frozen(
+    scenes: Path, dry: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(scenes), "--model", "smp:Unet/resnet18", "--device", "cpu",
+                 "--set", "optimizer.freeze_encoder=true", *dry]  # fmt: skip
+    assert cli.run(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1
+    assert "freeze_encoder would keep random weights" in err
+    assert "model.encoder_weights=imagenet" in err
+    assert not Path("runs").exists()
+
+
+def test_a_run_with_a_frozen_encoder_is_resumed(scenes: Path) -> None:
+    common = ["train", "--data", str(scenes), "--image-size", "64", "--batch-size", "4",
+              "--device", "cpu", "--amp", "off", "--tracking", "off", "--model",
+              "smp:Unet/resnet18"]  # fmt: skip
+    assert cli.run([*common, "--max-steps", "1", "--run-name", "start"]) == 0
+    frozen = ["--weights", "runs/digits/start", "--set", "optimizer.freeze_encoder=true"]
+    assert cli.run([*common, "--max-steps", "1", "--run-name", "frozen", *frozen]) == 0
+    folder = Path("runs/digits/frozen")
+    before = weights_of(folder)
+    assert cli.run(["train", "--resume", str(folder), "--max-steps", "2"]) == 0
+    after = weights_of(folder)
+    assert all(torch.equal(before[k], after[k]) for k in before if ".encoder." in k)
+    assert not same(before, after)
 
 
 def test_a_network_without_an_encoder_has_none_to_freeze(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -74,26 +76,58 @@ def test_a_state_with_code_in_it_is_not_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_full_disk_leaves_the_former_states(tmp_path: Path) -> None:
-    save_state(tmp_path, state(1))
+# At the very end torch speaks of its own stream, before that of positions
+@pytest.mark.parametrize("missing_bytes", [1, 500, 2000, 390_000])
+def test_a_full_disk_leaves_the_former_states(missing_bytes: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_state(folder, state(1))
+    (tmp_path / "other").mkdir()
+    save_state(tmp_path / "other", {"step": 2, "w": torch.zeros(100_000)})
+    limit = (tmp_path / "other" / LAST).stat().st_size - missing_bytes
     program = f"""
 import resource, signal, sys, torch
 from pathlib import Path
 from unet_pipeline.errors import ResourceError
 from unet_pipeline.training.checkpoints import save_state
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    save_state(Path({str(tmp_path)!r}), {{"step": 2, "w": torch.zeros(100_000)}})
+    save_state(Path({str(folder)!r}), {{"step": 2, "w": torch.zeros(100_000)}})
 except ResourceError as error:
     print(error)
     sys.exit(5)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 5, done.stderr
-    assert "cannot write" in done.stdout
-    assert load_state(tmp_path)["step"] == 1
-    assert [path.name for path in tmp_path.iterdir()] == [LAST]
+    reason = "the file would exceed the size limit; free or choose another place"
+    assert done.stdout == f"cannot write {folder / LAST}: {reason}\n"
+    assert load_state(folder)["step"] == 1
+    assert [path.name for path in folder.iterdir()] == [LAST]
+
+
+def test_the_reason_of_a_refusal_is_told_whatever_torch_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(io.FileIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(io, "FileIO", Refusing)
+    with pytest.raises(ResourceError, match=r"cannot write .*last\.pt: the disk quota is used up"):
+        save_state(tmp_path, state(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_of_our_own_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object) -> None:
+        raise RuntimeError("inline_container.cc: odd")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError, match="odd"):
+        save_state(tmp_path, state(1))
 
 
 @pytest.mark.slow

@@ -9,10 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from unet_pipeline.catalogue import describe
 from unet_pipeline.errors import UserError
 from unet_pipeline.models import UNet, build_network
 from unet_pipeline.models.smp import encoder_parameters, freeze_encoder
-from unet_pipeline.training.optimizers import OPTIMIZERS, build_optimizer, parameter_groups
+from unet_pipeline.training.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    check_optimizer,
+    parameter_groups,
+)
 
 ALL = pytest.mark.parametrize("name", list(OPTIMIZERS))
 
@@ -138,8 +144,14 @@ def test_every_trained_parameter_is_in_one_group_and_frozen_ones_in_none() -> No
     [
         ("adamv", {}, 1e-3, "unknown optimizer 'adamv': did you mean"),
         ("adamw", {"weight_decai": 0}, 1e-3, "did you mean 'weight_decay'?"),
-        ("adamw", {"weight_decay": -1}, 1e-3, "weight_decay = -1.0"),
-        ("adamw", {"betas": [0.9, 1.5]}, 1e-3, "optimizer adamw: invalid beta parameter"),
+        ("adamw", {"weight_decay": -1}, 1e-3, "optimizer adamw: weight_decay = -1.0"),
+        ("adamw", {"weight_decay": math.inf}, 1e-3, "optimizer adamw: weight_decay = inf"),
+        ("sgd", {"weight_decay": math.nan}, 1e-3, "optimizer sgd: weight_decay = nan"),
+        ("adamw", {"betas": [0.9, 1.5]}, 1e-3, "optimizer adamw: betas = (0.9, 1.5)"),
+        ("adam", {"betas": [math.nan, 0.9]}, 1e-3, "optimizer adam: betas = (nan, 0.9)"),
+        ("adam", {"eps": math.inf}, 1e-3, "optimizer adam: eps = inf"),
+        ("sgd", {"momentum": 1.0}, 1e-3, "optimizer sgd: momentum = 1.0"),
+        ("rmsprop", {"alpha": 1.0}, 1e-3, "optimizer rmsprop: alpha = 1.0"),
         ("sgd", {"momentum": 0}, 1e-3, "nesterov needs a momentum"),
         ("sgd", {}, -1.0, "lr = -1.0"),
         ("adam", {}, math.nan, "lr = nan"),
@@ -148,9 +160,20 @@ def test_every_trained_parameter_is_in_one_group_and_frozen_ones_in_none() -> No
 def test_settings_that_cannot_work_are_refused(
     name: str, options: dict[str, object], lr: float, message: str
 ) -> None:
-    with pytest.raises(UserError) as caught:
-        build_optimizer(name, options, parameters=small_network().parameters(), lr=lr)
-    assert message in str(caught.value)
+    for attempt in (check_optimizer, build_optimizer):
+        with pytest.raises(UserError) as caught:
+            attempt(name, options, parameters=small_network().parameters(), lr=lr)
+        assert message in str(caught.value)
+
+
+@ALL
+def test_every_option_that_is_a_number_has_its_range(name: str) -> None:
+    for option, value in describe(OPTIMIZERS[name]).options.items():
+        if not isinstance(value, bool):
+            wrong = [math.inf, math.inf] if isinstance(value, tuple) else math.inf
+            parameters = small_network().parameters()
+            with pytest.raises(UserError, match=f"{option} = .*inf"):
+                check_optimizer(name, {option: wrong}, parameters=parameters, lr=1e-3)
 
 
 def test_a_model_that_is_frozen_whole_is_refused() -> None:

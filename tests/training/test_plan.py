@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_epochs_without_a_budget_are_to_end_within_an_hour() -> None:
     of_steps = {"num_steps": lambda batch: 10_000}
     assert plan(measure=steps_of(0.1), **of_steps).model_options["base_channels"] == 32
     assert plan(measure=steps_of(0.3), **of_steps).model_options["base_channels"] == 16
+
+
+@pytest.mark.parametrize(("seconds_at_16", "width"), [(0.1, 32), (2000.0, 16)])
+def test_the_steps_that_are_foretold_are_no_more_than_epochs_allow(
+    seconds_at_16: float, width: int
+) -> None:
+    made = plan(measure=steps_of(seconds_at_16), num_steps=lambda batch: 12)
+    assert made.model_options["base_channels"] == width
+    steps = 12 if width == 32 else 2  # an hour has time for two
+    assert re.search(rf"\b{steps} steps of", made.reasons["base_channels"])
 
 
 def test_a_width_that_is_slower_than_foretold_is_not_taken() -> None:

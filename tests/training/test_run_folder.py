@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,33 @@ def test_a_name_never_leaves_the_folder(name: str, tmp_path: Path) -> None:
     assert not folder.name.startswith(("-", "."))
     with pytest.raises(UserError, match="use letters"):
         runs.create_run_folder(tmp_path, "cells", name, stem="x")
+
+
+def test_a_name_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "cells" / "taken").mkdir(parents=True)
+    for name, message in (
+        ("../x", "use letters"),
+        ("a/b", "use letters"),
+        ("taken", "choose another --run-name"),
+        ("x" * 300, "File name too long; choose another"),
+    ):
+        for refuse in (runs.check_run_folder, partial(runs.create_run_folder, stem="unet")):
+            with pytest.raises(UserError, match=message) as caught:
+                refuse(tmp_path, "cells", name)
+            assert caught.value.exit_code == 2
+    runs.check_run_folder(tmp_path, "roads", "free")
+    runs.check_run_folder(tmp_path, "roads", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["taken"]
+
+
+def test_a_long_loss_makes_no_name_that_is_too_long(tmp_path: Path) -> None:
+    weights = f"ce(class_weights={[0.125] * 60})"
+    one, two = (
+        runs.create_run_folder(tmp_path, "cells", None, stem=f"unet-{weights}") for _ in range(2)
+    )
+    assert one.name.startswith("unet-ce-class_weights-0.125")
+    assert (one.name[-5:], two.name[-5:]) == ("-0001", "-0002")
 
 
 def test_the_run_folder_of_a_model_is_found(tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     tree["runtime"]["amp"] = "on" if plan.amp else "off"
     tree["inference"]["overlap"] = given_or(config.inference.overlap, OVERLAP)
     tree["model"] |= complete_options(config.model.name, plan.model_options)
+    # Of a resumed run, which has weights of its own, the settings are complete already
+    if config.optimizer.freeze_encoder and not config.model.weights:
+        _refuse_random_encoder(tree["model"])
     for section, catalogue, given in (
         ("initializer", INITIALIZERS, ()),
         ("optimizer", OPTIMIZERS, ()),
@@ -92,6 +95,15 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         tree[section] |= complete(factory, settings.options, label=label, given=given)
     tree["transforms"]["class_balance"] = plan.class_balance
     return TrainConfig.model_validate(tree), plan
+
+
+def _refuse_random_encoder(model: dict[str, Any]) -> None:
+    """Raise `UserError` where the encoder that shall be frozen has no weights from elsewhere."""
+    if "encoder_weights" in model and model["encoder_weights"] is None:
+        raise UserError(
+            "optimizer.freeze_encoder would keep random weights: take pretrained ones, with "
+            "--set model.encoder_weights=imagenet or --weights FILE, or do not freeze"
+        )
 
 
 def _asked(config: TrainConfig) -> Asked:

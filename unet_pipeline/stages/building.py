@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shutil
 from collections.abc import Callable
@@ -39,7 +40,7 @@ from unet_pipeline.stages.assembly import decided, decoded_bytes, precision_of
 from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
 from unet_pipeline.training.losses.deep import deep_loss
-from unet_pipeline.training.optimizers import build_optimizer
+from unet_pipeline.training.optimizers import build_optimizer, check_optimizer
 from unet_pipeline.training.schedules import Schedule, build_schedule
 
 logger = logging.getLogger(__name__)
@@ -103,20 +104,25 @@ def build_parts(
         trained=_joined(segmenter, world),
         average=average,
         loss=deep_loss(loss),
-        optimizer=build_optimizer(
-            config.optimizer.name,
-            config.optimizer.options,
-            parameters=segmenter.named_parameters(),
-            lr=config.optimizer.lr,
-            encoder=encoder_parameters(segmenter.network) or (),
-            encoder_lr_factor=config.optimizer.encoder_lr_factor,
-        ),
+        optimizer=build_optimizer(**_of_optimizer(config, segmenter)),
         schedule=build_schedule(config.schedule.name, config.schedule.options),
         scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype == torch.float16),
         loader=_build_loader(config, manifest, cache, world, pin_memory=device.type == "cuda"),
         cache=cache,
         autocast_dtype=autocast_dtype,
     )
+
+
+def _of_optimizer(config: TrainConfig, segmenter: Segmenter) -> dict[str, Any]:
+    """The arguments of `build_optimizer`."""
+    return {
+        "name": config.optimizer.name,
+        "options": config.optimizer.options,
+        "parameters": segmenter.named_parameters(),
+        "lr": config.optimizer.lr,
+        "encoder": encoder_parameters(segmenter.network) or (),
+        "encoder_lr_factor": config.optimizer.encoder_lr_factor,
+    }
 
 
 def _with_shared_statistics(segmenter: Segmenter, config: TrainConfig) -> Segmenter:
@@ -147,25 +153,31 @@ def _with_shared_statistics(segmenter: Segmenter, config: TrainConfig) -> Segmen
 def _joined(segmenter: Segmenter, world: World) -> nn.Module:
     if world.size == 1:
         return segmenter
-    return nn.parallel.DistributedDataParallel(
+    join = nn.parallel.DistributedDataParallel
+    # Not at each pass, of which processes may need unequal numbers, but before a validation
+    newer, older = "forward_sync_buffers", "broadcast_buffers"  # of the older one torch 2.15 warns
+    name = newer if newer in inspect.signature(join).parameters else older
+    without_buffers: dict[str, Any] = {name: False}
+    return join(
         segmenter,
         # An encoder of smp may have layers that a decoder does not use
         find_unused_parameters=isinstance(segmenter.network, SmpNetwork),
-        # Not at each pass, of which processes may need unequal numbers, but before a validation
-        broadcast_buffers=False,
+        **without_buffers,
     )
 
 
 def try_parts(config: TrainConfig, manifest: Manifest) -> None:
-    """Raise what `build_parts` would for loss, network and augmentation; keep nothing.
+    """Raise what `build_parts` would; keep nothing.
 
-    The optimizer, whose options are checked already, is left out: to make one, torch loads its
-    compiler, two seconds of a dry run. So are images.
+    The optimizer is checked and not made: for one, torch loads its compiler, two seconds of a dry
+    run. Images are left out.
     """
     build_loss(config, manifest.facts)
     seed_everything(config.runtime.seed)
     segmenter = _with_shared_statistics(build_segmenter(config, manifest.facts), config)
     place(segmenter, choose_device(config.runtime.device))
+    check_optimizer(**_of_optimizer(config, segmenter))
+    build_schedule(config.schedule.name, config.schedule.options)
     precision_of(config, choose_device(config.runtime.device))
     _build_transform(config, manifest.facts)
 

@@ -274,6 +274,8 @@ class PlannedRun:
 def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
     manifest = open_data(config.data, splits=("train", "val"))
+    experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
+    runs.check_run_folder(Path(config.output.runs_dir), experiment, config.output.run_name)
     config, decisions = complete_config(config, manifest)
     with memory_errors(SMALLER):
         try_parts(config, manifest)

@@ -6,7 +6,7 @@ write makes the file whole before it takes its name, and the former one is kept 
 
 from __future__ import annotations
 
-import errno
+import io
 import logging
 import os
 import pickle  # for the name of the error that weights_only raises
@@ -34,22 +34,35 @@ _DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as `folder/last.pt`; what was there becomes `previous.pt`.
 
-    A kill at any moment leaves at least one whole state. Raises `ResourceError` on a full disk,
-    with the former states intact.
+    A kill at any moment leaves at least one whole state. Raises `ResourceError` where the machine
+    refuses to write, on a full disk say, with the former states intact.
     """
     last, previous = (folder / name for name in STATE_NAMES)
     with atomic_path(last) as temporary:
-        try:
-            torch.save(state | {"version": STATE_VERSION}, temporary)
-        except RuntimeError as error:
-            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-                raise
-            # torch reports a full disk as an error of its own
-            raise OSError(errno.ENOSPC, f"torch could not write the state: {error}") from error
-        with temporary.open("rb+") as file:
+        with _StateFile(io.FileIO(temporary, "w")) as file:
+            try:
+                torch.save(state | {"version": STATE_VERSION}, file)
+            except RuntimeError as error:
+                if file.refusal is None:
+                    raise
+                raise file.refusal from error
+            file.flush()
             os.fsync(file.fileno())  # before the former state loses its name
         if last.exists():
             last.replace(previous)
+
+
+class _StateFile(io.BufferedWriter):
+    """A file that remembers what the system refused: torch tells it as an odd error of its own."""
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
 
 
 def load_state(folder: Path) -> dict[str, Any]:

@@ -327,11 +327,14 @@ def _width(
         seconds, wanted = PATIENCE_SECONDS, allowed or WANTED_STEPS
     else:
         seconds, wanted = _USED * budget, min(allowed or WANTED_STEPS, WANTED_STEPS)
+    most = math.inf if allowed is None else allowed
     narrow = measure(widths[0])
     for width in reversed(widths):
         if seconds / (narrow * _COSTS[width] / _COSTS[widths[0]]) < wanted:
             continue
         taken = narrow if width == widths[0] else measure(width)
         if seconds / taken >= wanted:
-            return width, f"{seconds / taken:.0f} steps of {1000 * taken:.0f} ms are possible"
-    return widths[0], f"the narrowest: {seconds / narrow:.0f} steps of {1000 * narrow:.0f} ms"
+            steps = min(seconds / taken, most)
+            return width, f"{steps:.0f} steps of {1000 * taken:.0f} ms are possible"
+    steps = min(seconds / narrow, most)
+    return widths[0], f"the narrowest: {steps:.0f} steps of {1000 * narrow:.0f} ms"

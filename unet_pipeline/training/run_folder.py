@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unet_pipeline.errors import UserError
-from unet_pipeline.files import make_writable_folder, resource_errors, write_atomic
+from unet_pipeline.files import (
+    make_writable_folder,
+    require_writable,
+    resource_errors,
+    write_atomic,
+)
 from unet_pipeline.models import MODEL_NAME
 
 BEST_NAME = MODEL_NAME
@@ -17,6 +22,8 @@ CONFIG_NAME = "config.yaml"
 LAST_NAME = "last.safetensors"
 HISTORY_NAME = "history.csv"
 LOG_NAME = "log.txt"
+
+_STEM_LENGTH = 60  # a loss may hold a weight for each class; file systems take 255 bytes
 
 
 def slug(text: str) -> str:
@@ -28,13 +35,27 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w+.-]+", "-", text.replace(" + ", "+")).strip("-.") or "run"
 
 
+def check_run_folder(runs_dir: Path, experiment: str, name: str | None) -> None:
+    """Raise what `create_run_folder` would for a name, and for a place that it cannot write to.
+
+    Makes nothing.
+    """
+    folder = runs_dir / slug(experiment)
+    if name is not None:
+        _check_name(name)
+        folder /= name
+    require_writable(folder)
+    if name is not None and folder.exists():
+        raise _taken(folder)
+
+
 def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem: str) -> Path:
     """Make `runs_dir/experiment/name`, or the next free `stem-0001` where no name is given.
 
     Raises `UserError` where a run of that name exists, `ResourceError` where writing is refused.
     """
-    if name is not None and slug(name) != name:
-        raise UserError(f"run name {name!r}: use letters, digits and +-_. ({slug(name)!r})")
+    if name is not None:
+        _check_name(name)
     parent = make_writable_folder(runs_dir / slug(experiment))
     if name is not None:
         folder = parent / name
@@ -42,9 +63,7 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
             with resource_errors(folder):
                 folder.mkdir()
         except FileExistsError as error:
-            raise UserError(
-                f"a run {folder} exists: choose another --run-name, or continue it with --resume"
-            ) from error
+            raise _taken(folder) from error
         except OSError as error:
             raise UserError(
                 f"cannot make {folder}: {error.strerror}; choose another name"
@@ -52,7 +71,7 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
         return folder
     number = 1 + max((_number(path) for path in parent.iterdir()), default=0)
     while True:  # two runs that start at once both try the same number; one of them moves on
-        folder = parent / f"{slug(stem)}-{number:04d}"
+        folder = parent / f"{slug(stem)[:_STEM_LENGTH]}-{number:04d}"
         try:
             folder.mkdir()
         except FileExistsError:
@@ -76,6 +95,17 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(folder / HISTORY_NAME, text.getvalue())
+
+
+def _check_name(name: str) -> None:
+    if slug(name) != name:
+        raise UserError(f"run name {name!r}: use letters, digits and +-_. ({slug(name)!r})")
+
+
+def _taken(folder: Path) -> UserError:
+    return UserError(
+        f"a run {folder} exists: choose another --run-name, or continue it with --resume"
+    )
 
 
 def _number(path: Path) -> int:

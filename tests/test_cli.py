@@ -69,7 +69,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         def summary(self) -> dict[str, Any]:
             return {"folder": "runs/x"}
 
-    def train(config: TrainConfig) -> Result:
+        def raise_for_unreadable(self) -> None:
+            """Nothing was."""
+
+    def train(config: TrainConfig, *, started: float) -> Result:
         seen.append(config)
         return Result()
 
@@ -208,7 +211,7 @@ def test_ctrl_c_within_a_command_is_told(
 ) -> None:
     from unet_pipeline.stages import train as stage
 
-    def train(config: TrainConfig) -> None:
+    def train(config: TrainConfig, *, started: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "train", train)

@@ -86,14 +86,14 @@ def test_auto_leaves_to_the_plan_what_a_file_has_decided(
     file = tmp_path / "c.yaml"
     file.write_text(
         "training: {epochs: 7, batch_size: 16}\nmodel: {base_channels: 64, norm: group}\n"
-        "runtime: {amp: 'on', workers: 8, seed: 3}\ntransforms: {name: heavy, class_balance: 0.5}\n"
+        "runtime: {amp: 'on', workers: 8, seed: 3}\ntransforms: {name: heavy, blur: 2}\n"
     )
     assert cli.run(["train", "--data", "D", "--config", str(file), "--auto", "-j", "1"]) == 0
     (config,) = trained
     assert (config.training.epochs, config.training.batch_size) == (7, None)
     assert config.model.options == {"norm": "group"}
     assert (config.runtime.amp, config.runtime.workers, config.runtime.seed) == ("auto", 1, 3)
-    assert (config.transforms.name, config.transforms.options) == ("heavy", {})
+    assert (config.transforms.name, config.transforms.options) == (None, {})
 
 
 def test_options_reach_the_settings_that_they_name(

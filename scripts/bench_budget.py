@@ -25,9 +25,7 @@ CONTENDERS = {
     "default": [],
     "classic": ["--recipe", "classic"],
     "smp": ["--model", "smp:Unet/resnet18", "--lr", "1e-3", "--batch-size", "8", "--loss",
-            "ce + dice", "--set", "training.ema_decay=0", "--set", "transforms.scale=0", "--set",
-            "transforms.rotate=0", "--set", "transforms.brightness=0", "--set",
-            "transforms.contrast=0"],
+            "ce + dice", "--set", "training.ema_decay=0", "--set", "transforms.name=flips"],
 }  # fmt: skip
 
 

@@ -69,7 +69,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         def summary(self) -> dict[str, Any]:
             return {"folder": "runs/x"}
 
-    def train(config: TrainConfig) -> Result:
+        def raise_for_unreadable(self) -> None:
+            """Nothing was."""
+
+    def train(config: TrainConfig, *, started: float) -> Result:
         seen.append(config)
         return Result()
 
@@ -83,14 +86,14 @@ def test_auto_leaves_to_the_plan_what_a_file_has_decided(
     file = tmp_path / "c.yaml"
     file.write_text(
         "training: {epochs: 7, batch_size: 16}\nmodel: {base_channels: 64, norm: group}\n"
-        "runtime: {amp: 'on', workers: 8, seed: 3}\ntransforms: {name: heavy, class_balance: 0.5}\n"
+        "runtime: {amp: 'on', workers: 8, seed: 3}\ntransforms: {name: heavy, blur: 2}\n"
     )
     assert cli.run(["train", "--data", "D", "--config", str(file), "--auto", "-j", "1"]) == 0
     (config,) = trained
     assert (config.training.epochs, config.training.batch_size) == (7, None)
     assert config.model.options == {"norm": "group"}
     assert (config.runtime.amp, config.runtime.workers, config.runtime.seed) == ("auto", 1, 3)
-    assert (config.transforms.name, config.transforms.options) == ("heavy", {})
+    assert (config.transforms.name, config.transforms.options) == (None, {})
 
 
 def test_options_reach_the_settings_that_they_name(
@@ -208,7 +211,7 @@ def test_ctrl_c_within_a_command_is_told(
 ) -> None:
     from unet_pipeline.stages import train as stage
 
-    def train(config: TrainConfig) -> None:
+    def train(config: TrainConfig, *, started: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "train", train)

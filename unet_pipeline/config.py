@@ -36,7 +36,7 @@ DEFAULT_EPOCHS = 50
 PLANNED = {
     "model": ("stem", "depth", "base_channels"),
     "training": ("image_size", "batch_size", "val_every", "num_pixels", "balance"),
-    "transforms": ("class_balance",),
+    "transforms": ("name", "class_balance"),
     "runtime": ("amp", "workers", "memory_format", "compile"),
     "inference": ("window",),
 }
@@ -153,9 +153,10 @@ class ScheduleSettings(ComponentSettings):
 
 
 class TransformSettings(ComponentSettings):
-    name: str = Field(
-        "light",
-        description="Augmentation of training samples: none, light, medium, heavy or paper.",
+    name: str | None = Field(
+        None,
+        description="Augmentation of training samples: none, flips, light, medium, heavy or paper "
+        "(chosen where not given).",
     )
 
 

@@ -37,7 +37,9 @@ def read_settings(
     """
     tree = _read_yaml(Path(path)) if path is not None else {}
     for section, keys in without.items():
-        if isinstance(below := tree.get(section), dict):
+        if "name" in keys:  # the options of a component go with it
+            tree.pop(section, None)
+        elif isinstance(below := tree.get(section), dict):
             tree[section] = {key: value for key, value in below.items() if key not in keys}
     origin = f"{path}: " if path is not None else ""
     for name, value in (overrides or {}).items():

@@ -20,6 +20,7 @@ ALL = pytest.mark.parametrize("name", list(TRANSFORMS))
 STRONG = {"vflip": 0.5, "scale": 0.4, "rotate": 180.0, "brightness": 0.4, "contrast": 0.4}
 STRONG_OF: dict[str, dict[str, Any]] = {
     "none": {"class_balance": 1.0},
+    "flips": {"class_balance": 0.5, "vflip": 0.5},
     "light": STRONG | {"class_balance": 0.5},
     "medium": STRONG | {"class_balance": 0.5, "color": 0.5, "blur": 8.0, "noise": 0.5},
     "heavy": STRONG
@@ -95,6 +96,16 @@ def test_any_size_fits_any_crop_and_no_class_is_invented(
     assert set(np.unique(new_mask)) <= {*np.unique(mask).tolist(), 255}
     if name == "none":
         assert (new_mask != 255).any()
+
+
+def test_flips_mirror_half_of_the_crops_and_change_nothing_else() -> None:
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    seen = [apply("flips", image, image[..., 0], size=(3, 4), key=(n,))[0] for n in range(200)]
+    mirrored = [np.array_equal(one, image[:, ::-1]) for one in seen]
+    assert all(m or np.array_equal(one, image) for m, one in zip(mirrored, seen, strict=True))
+    assert 70 < sum(mirrored) < 130
+    upside_down = apply("flips", image, image[..., 0], size=(3, 4), hflip=0, vflip=1)[0]
+    assert np.array_equal(upside_down, image[::-1])
 
 
 @ALL

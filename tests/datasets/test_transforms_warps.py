@@ -18,6 +18,7 @@ WARPED = ["medium", "heavy", "paper"]
 DARK = {"brightness": 0.0, "contrast": 0.0}
 SAME_LIGHT: dict[str, dict[str, float]] = {
     "none": {},
+    "flips": {},
     "light": DARK,
     "medium": DARK | {"color": 0, "saturation": 0, "blur": 0, "noise": 0},
     "heavy": DARK | {"gamma": 0, "color": 0, "saturation": 0, "blur": 0, "noise": 0},

@@ -181,6 +181,20 @@ def test_every_process_has_a_sample_and_cores_are_shared() -> None:
     assert plan(**few, local_processes=4).workers == 3
 
 
+def test_few_passes_over_the_data_take_flips_and_more_take_more() -> None:
+    # 100 samples, 4 a step
+    step = {"measure": lambda options, size, batch, layout: 0.2, "memory_format": "contiguous"}
+    assert plan(budget_seconds=150, **step).transforms == "flips"  # 600 steps
+    assert "24 times" in plan(budget_seconds=150, **step).reasons["transforms"]
+    assert plan(budget_seconds=300, **step).transforms == "light"
+    assert plan(budget_seconds=300, num_steps=lambda batch: 200, **step).transforms == "flips"
+    assert plan(num_steps=lambda batch: 50 * 100 / batch).transforms == "light"
+    assert plan(num_steps=lambda batch: 10 * 100 / batch).transforms == "flips"
+    assert plan(model="smp:FPN/resnet18", num_steps=lambda batch: 5).transforms == "flips"
+    assert plan(budget_seconds=30).transforms == "light"  # no time to find out
+    assert plan(budget_seconds=150, transforms="heavy", **step).reasons["transforms"] == "as asked"
+
+
 def test_precision_is_that_of_the_device_unless_asked_for() -> None:
     assert plan(autocast="bfloat16").amp
     assert "bfloat16" in plan(autocast="bfloat16").reasons["amp"]

@@ -54,6 +54,7 @@ __all__ = [
     "Mask",
     "Transform",
     "build_transform",
+    "flips",
     "heavy",
     "key_to_seed",
     "light",
@@ -106,6 +107,28 @@ def none(
     return _CropAndVary(image_size=image_size, value_range=value_range, class_balance=class_balance)
 
 
+def flips(
+    *,
+    image_size: tuple[int, int],
+    value_range: tuple[float, float],
+    class_balance: float = 0.0,
+    hflip: float = 0.5,
+    vflip: float = 0.0,
+) -> Transform:
+    """Random crops, mirrored: for trainings that see each sample a few times only.
+
+    class_balance: as for `none`. hflip, vflip: the probability of mirroring left-right and up-down.
+    """
+    check_options("flips", {"class_balance": class_balance, "hflip": hflip, "vflip": vflip})
+    return _CropAndVary(
+        image_size=image_size,
+        value_range=value_range,
+        class_balance=class_balance,
+        hflip=hflip,
+        vflip=vflip,
+    )
+
+
 def light(
     *,
     image_size: tuple[int, int],
@@ -143,6 +166,7 @@ def light(
 
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "none": none,
+    "flips": flips,
     "light": light,
     "medium": medium,
     "heavy": heavy,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unet_pipeline.catalogue import complete, lookup
-from unet_pipeline.config import PLANNED, TrainConfig, TrainingSettings
+from unet_pipeline.config import PLANNED, TrainConfig, TrainingSettings, TransformSettings
 from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
 from unet_pipeline.datasets.transforms import TRANSFORMS
 from unet_pipeline.distributed import world_of_environment
@@ -75,6 +75,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
     if config.model.weights:
         tree["model"]["weights"] = str(Path(config.model.weights).resolve())
+    tree["transforms"]["name"] = plan.transforms
     for section, names in PLANNED.items():
         tree[section] |= {name: vars(plan)[name] for name in names if name in vars(plan)}
     tree["runtime"]["amp"] = "on" if plan.amp else "off"
@@ -89,10 +90,10 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
         ("schedule", SCHEDULES, ()),
         ("transforms", TRANSFORMS, ("image_size", "value_range")),
     ):
-        settings = getattr(config, section)
-        factory: Callable[..., Any] = lookup(catalogue, settings.name, kind=section)
-        label = f"{section} {settings.name}"
-        tree[section] |= complete(factory, settings.options, label=label, given=given)
+        name = tree[section]["name"]
+        options = getattr(config, section).options
+        factory: Callable[..., Any] = lookup(catalogue, name, kind=section)
+        tree[section] |= complete(factory, options, label=f"{section} {name}", given=given)
     tree["transforms"]["class_balance"] = plan.class_balance
     return TrainConfig.model_validate(tree), plan
 
@@ -114,6 +115,7 @@ def _asked(config: TrainConfig) -> Asked:
         model_options=config.model.options,
         by_patches=config.model.name in PATCH_NETWORKS,
         loss_balances=bool(re.search(r"class_weights\s*=\s*['\"]?[a-z\[(]", training.loss)),
+        transforms=_transforms(config.transforms),
         class_balance=config.transforms.options.get("class_balance"),
         image_size=training.image_size,
         batch_size=training.batch_size,
@@ -126,6 +128,11 @@ def _asked(config: TrainConfig) -> Asked:
         compile=runtime.compile,
         amp=None if runtime.amp == "auto" else runtime.amp == "on",
     )
+
+
+def _transforms(settings: TransformSettings) -> str | None:
+    """The augmentation that was asked for, by its name or by options of the usual one."""
+    return settings.name or ("light" if settings.options.keys() - {"class_balance"} else None)
 
 
 def _situation(config: TrainConfig, manifest: Manifest) -> Situation:

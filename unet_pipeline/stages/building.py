@@ -317,7 +317,7 @@ def _build_loader(
 
 def _build_transform(config: TrainConfig, facts: DatasetFacts) -> Transform:
     return build_transform(
-        config.transforms.name,
+        decided(config.transforms.name),
         config.transforms.options,
         image_size=decided(config.training.image_size),
         value_range=facts.value_range,

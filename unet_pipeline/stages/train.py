@@ -138,10 +138,11 @@ def _begin(
     with main_first():  # what it reads, the others find in the cache
         manifest = manifest or open_data(config.data, splits=("train", "val"))
     data, given = manifest, config
+    experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
+    by_main(world, lambda: _check_folder(given, experiment))  # before minutes of decoding
     config, decisions = by_main(world, lambda: complete_config(given, data))
     with memory_errors(SMALLER):
         parts = build_parts(config, manifest, world, scratch=_scratch(config, world))
-    experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     folder = by_main(world, lambda: _new_folder(config, experiment))
     track = None
     with _kept(folder, world):
@@ -158,6 +159,10 @@ def _scratch(config: TrainConfig, world: World) -> Path:
     """A folder of this run's own beside the runs; that of a killed one goes when it is made."""
     name = f".decoded-{uuid.uuid4().hex[:12]}"
     return by_main(world, lambda: Path(config.output.runs_dir).absolute() / name)
+
+
+def _check_folder(config: TrainConfig, experiment: str) -> None:
+    runs.check_run_folder(Path(config.output.runs_dir), experiment, config.output.run_name)
 
 
 def _new_folder(config: TrainConfig, experiment: str) -> Path:
@@ -275,7 +280,7 @@ def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
     manifest = open_data(config.data, splits=("train", "val"))
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
-    runs.check_run_folder(Path(config.output.runs_dir), experiment, config.output.run_name)
+    _check_folder(config, experiment)
     config, decisions = complete_config(config, manifest)
     with memory_errors(SMALLER):
         try_parts(config, manifest)

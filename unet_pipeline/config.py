@@ -155,7 +155,7 @@ class ScheduleSettings(ComponentSettings):
 class TransformSettings(ComponentSettings):
     name: str | None = Field(
         None,
-        description="Augmentation: none, flips, light, medium, heavy or paper (chosen if not given).",
+        description="Augmentation: none, flips, light, medium, heavy or paper (else chosen).",
     )
 
 

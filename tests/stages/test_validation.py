@@ -269,5 +269,5 @@ def test_a_damaged_image_takes_no_other_with_it_in_a_whole_run(
     assert cli.run([*arguments, "--max-steps", "2", "--run-name", "run"]) == 0
     validated[0].image.write_bytes(b"no image")
     folder = Path("runs/digits/run")
-    assert cli.run(["train", "--resume", str(folder), "--max-steps", "12"]) == 0
+    assert cli.run(["train", "--resume", str(folder), "--max-steps", "12"]) == 3
     assert load_state(folder)["reached"]["num_val"] == len(validated)

@@ -176,9 +176,9 @@ class TrainingSettings(Settings):
         description="Side in pixels, or HEIGHTxWIDTH, of the random crops that training sees "
         "(chosen from the data where not given).",
     )
-    loss: str = Field(
-        "ce + dice",
-        description="Loss: names with weights, such as 'ce + 0.5*dice' (all: unet list losses).",
+    loss: str | None = Field(
+        None,
+        description="Loss: names with weights, such as 'ce + 0.5*dice' (else chosen; unet list).",
     )
     num_pixels: Annotated[int, Field(ge=0)] | None = Field(
         None,

@@ -175,6 +175,7 @@ def test_a_loss_that_balances_classes_is_not_balanced_twice(scenes: Path) -> Non
     given = {"data.path": str(scenes), "model.name": "mlp", "output.tracking": "off",
              "training.max_steps": 1, "training.loss": "ce(class_weights=sqrt)"}  # fmt: skip
     run = up.train(load_config(overrides=given))
+    assert run.folder.name == "mlp-ce-0001"  # without the options of its loss
     settings = load_config(run.folder / "config.yaml").training
     assert (settings.num_pixels, settings.balance) == (256, 0.0)
     plain = up.train(load_config(overrides=given | {"model.name": "unet", "training.loss": "ce"}))

@@ -24,6 +24,8 @@ GIVEN: dict[str, Any] = {
     "model": "unet",
 }
 
+PATCHES: dict[str, Any] = {"model": "lenet", "by_patches": True}
+
 
 def plan(**changes: Any) -> Plan:
     given = GIVEN | changes
@@ -181,6 +183,34 @@ def test_every_process_has_a_sample_and_cores_are_shared() -> None:
     assert plan(**few, local_processes=4).workers == 3
 
 
+@pytest.mark.parametrize(
+    ("class_pixels", "loss"),
+    [
+        ((500, 300, 200, 20), "ce(class_weights=sqrt) + dice"),
+        ((900, 60, 40), "ce + dice"),  # rare beside background alone
+        ((900, 100, 0, 90), "ce + dice"),  # a class that does not occur is not rare
+        ((800, 100, 100), "ce + dice"),
+        ((999, 1), "ce + dice"),
+        ((), "ce + dice"),
+    ],
+)
+def test_rare_classes_among_several_are_weighed(class_pixels: tuple[int, ...], loss: str) -> None:
+    made = plan(class_pixels=class_pixels)
+    assert made.loss == loss
+    assert plan(class_pixels=class_pixels, **PATCHES).loss == "ce + dice"
+    assert plan(class_pixels=class_pixels, loss="focal").reasons["loss"] == "as asked"
+
+
+@pytest.mark.parametrize(
+    ("loss", "balance"),
+    [("ce", 0.5), ("ce(class_weights=balanced)", 0.0), ("ce(class_weights=[1, 2])", 0.0)],
+)
+def test_patches_are_drawn_as_classes_occur_where_the_loss_weighs_them(
+    loss: str, balance: float
+) -> None:
+    assert plan(**PATCHES, loss=loss).balance == balance
+
+
 def test_few_passes_over_the_data_take_flips_and_more_take_more() -> None:
     # 100 samples, 4 a step
     step = {"measure": lambda options, size, batch, layout: 0.2, "memory_format": "contiguous"}
@@ -248,8 +278,6 @@ def test_any_sizes_give_a_plan_that_can_be_trained(
 
 
 # ---- patch networks
-
-PATCHES: dict[str, Any] = {"model": "lenet", "by_patches": True}
 
 
 @pytest.mark.parametrize("model", ["lenet", "mlp"])

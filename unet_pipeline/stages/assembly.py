@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +74,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     tree["data"]["path"] = str(Path(decided(config.data.path)).resolve())
     if config.model.weights:
         tree["model"]["weights"] = str(Path(config.model.weights).resolve())
+    tree["training"]["loss"] = plan.loss
     tree["transforms"]["name"] = plan.transforms
     for section, names in PLANNED.items():
         tree[section] |= {name: vars(plan)[name] for name in names if name in vars(plan)}
@@ -114,7 +114,7 @@ def _asked(config: TrainConfig) -> Asked:
         model=config.model.name,
         model_options=config.model.options,
         by_patches=config.model.name in PATCH_NETWORKS,
-        loss_balances=bool(re.search(r"class_weights\s*=\s*['\"]?[a-z\[(]", training.loss)),
+        loss=training.loss,
         transforms=_transforms(config.transforms),
         class_balance=config.transforms.options.get("class_balance"),
         image_size=training.image_size,
@@ -151,6 +151,7 @@ def _situation(config: TrainConfig, manifest: Manifest) -> Situation:
         num_cores=num_cores(),
         cached=decoded_bytes(manifest) < training.cache_fraction / world.local_size * free_memory(),
         num_steps=lambda batch: _num_steps(training, len(sizes["train"]), batch),
+        class_pixels=facts.class_pixel_counts,
         budget_seconds=training.budget_seconds,
         object_area=_object_area(facts),
         num_processes=world.size,
@@ -240,7 +241,7 @@ def format_plan(config: TrainConfig, manifest: Manifest, plan: Plan) -> str:
     rows: list[tuple[str, Any, str]] = [
         ("data", manifest.facts.name, counts),
         ("classes", classes.num_classes, ", ".join(classes.names)),
-        ("model", config.model.name, f"loss {config.training.loss}, lr {config.optimizer.lr:g}"),
+        ("model", config.model.name, f"{config.optimizer.name}, lr {config.optimizer.lr:g}"),
         ("device", device, f"{num_cores()} cores" if device.type == "cpu" else "the accelerator"),
     ]
     rows += [(name, plan.values[name], reason) for name, reason in plan.reasons.items()]

@@ -195,7 +195,7 @@ def without_pretrained(config: TrainConfig) -> TrainConfig:
 def build_loss(config: TrainConfig, facts: DatasetFacts) -> LossSum:
     """The loss that `config` asks for; `UserError` for one that the data or the network refuses."""
     loss = parse_loss(
-        config.training.loss,
+        decided(config.training.loss),
         num_classes=facts.classes.num_classes,
         class_pixel_counts=facts.class_pixel_counts,
     )

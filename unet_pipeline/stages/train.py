@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+import re
 import shlex
 import uuid
 from collections import Counter
@@ -34,6 +35,7 @@ from unet_pipeline.runtime import (
 )
 from unet_pipeline.stages.assembly import (
     complete_config,
+    decided,
     format_plan,
 )
 from unet_pipeline.stages.building import build_parts, try_parts, without_pretrained
@@ -170,7 +172,7 @@ def _new_folder(config: TrainConfig, experiment: str) -> Path:
         Path(config.output.runs_dir),
         experiment,
         config.output.run_name,
-        stem=f"{config.model.name}-{config.training.loss}",
+        stem=f"{config.model.name}-" + re.sub(r"\([^()]*\)", "", decided(config.training.loss)),
     )
 
 

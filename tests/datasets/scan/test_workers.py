@@ -36,13 +36,14 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
 
 
 _SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.scan import ScanStore, pairs
 pairs._TRIAL_S = pairs._WORTHWHILE_S = 0
 pairs.num_cores = lambda: 2
 folder = Path(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind an &
 many = [Pair(str(n), folder / "0.jpg", folder / "0.png") for n in range(10**5)]
 with ScanStore(folder / "cache") as store:
     store.recall = lambda path, topic: None

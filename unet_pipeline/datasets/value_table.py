@@ -6,7 +6,7 @@ import functools
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -170,8 +170,8 @@ ClassPixels = Mapping[int, int]
 """The pixels of each class index of one mask, as `class_pixels` gives them."""
 
 
-class ClassPixelRows(Sequence[ClassPixels]):
-    """The class pixels of many masks, in their order; a row is made anew whenever it is asked for.
+class ClassPixelRows(Rows[ClassPixels]):
+    """The class pixels of many masks, in their order.
 
     A mapping of four classes takes 360 bytes, its numbers alone 32.
     """
@@ -186,18 +186,9 @@ class ClassPixelRows(Sequence[ClassPixels]):
             self._indices.append(known.setdefault(indices, indices))
             self._counts.extend(row.values())
             self._ends.append(len(self._counts))
+        super().__init__(self._row, len(self._indices))
 
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, place: int) -> ClassPixels: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[ClassPixels]: ...
-    def __getitem__(self, place: int | slice) -> ClassPixels | Sequence[ClassPixels]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
+    def _row(self, place: int) -> ClassPixels:
         counts = self._counts[self._ends[place] : self._ends[place + 1]]
         return dict(zip(self._indices[place], counts, strict=True))
 

@@ -35,6 +35,7 @@ from unet_pipeline.training.position import Limits, Position
 logger = logging.getLogger(__name__)
 
 NUM_PANELS = 4
+CLOSING_SECONDS = 2.5  # of a budget: for the models, files and lines with which a run ends
 LEADERBOARD = (
     "metrics.best/mean_iou",
     "metrics.test/mean_iou",
@@ -64,7 +65,7 @@ class Reached:
     num_val: int | None = None
     panels: int = 0
     seconds_to_begin: float = 0.0
-    seconds_to_end: float = 2.5
+    seconds_to_end: float = CLOSING_SECONDS
     divergences: int = 0
     lr_factor: float = 1.0
 

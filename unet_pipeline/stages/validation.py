@@ -16,7 +16,7 @@ from unet_pipeline.evaluation import headline_figures, summarize
 from unet_pipeline.inference import ImageScores, score
 from unet_pipeline.runtime import StopRequest
 from unet_pipeline.stages.assembly import decided
-from unet_pipeline.stages.session import Session, log_panel, progress, write_model
+from unet_pipeline.stages.session import CLOSING_SECONDS, Session, log_panel, progress, write_model
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def validate(session: Session, stop: StopRequest) -> dict[str, float]:
             log_panel(session, session.evaluated, group="progress", step=position.epoch_number)
         reached.panels = 1 + int(share * PANEL_STEPS)
         # The last validation, the panel of the best model and saving will take as long again
-        reached.seconds_to_end = 1.1 * (position.elapsed() - began) + 2.5
+        reached.seconds_to_end = 1.1 * (position.elapsed() - began) + CLOSING_SECONDS
     if position.step == 0:
         return row
     parts.schedule.observe(row["val/mean_dice"])

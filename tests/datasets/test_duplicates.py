@@ -55,23 +55,31 @@ def test_a_picture_changed_a_little_is_found_and_others_are_not(tmp_path: Path) 
     pictures = {"one": photo(0), **changed(photo(0)), **others}
     with ScanStore() as store:
         scans = scans_of(tmp_path, pictures, store)
-        found = near_duplicates(scans, store.thumbnail)
+        found = near_duplicates(scans, store.thumbnail, store.details)
     names = {frozenset(scans[i].pair.sample_id for i in like[:2]) for like in found}
     assert {frozenset({"one", name}) for name in changed(photo(0))} <= names
     assert not any(name.startswith("other") for pair in names for name in pair)
+
+
+def unknown(scan: PairScan) -> None:
+    """Pictures that cannot be read any more."""
+
+
+def not_asked(scan: PairScan) -> None:
+    pytest.fail(f"{scan.pair.sample_id} was compared")
 
 
 def test_of_equal_pictures_one_stands_for_all(tmp_path: Path) -> None:
     """Every one with every one, a folder of one picture 72,000 times took hours."""
     with ScanStore() as store:
         (scan,) = scans_of(tmp_path, {"a": photo(0)}, store)
-    assert near_duplicates([scan] * 50, lambda _: pytest.fail("was compared")) == []
+    assert near_duplicates([scan] * 50, not_asked, not_asked) == []
 
 
 def test_equal_pictures_are_told_as_equal_not_as_similar(tmp_path: Path) -> None:
     with ScanStore() as store:
         scans = scans_of(tmp_path, {"a": photo(0), "b": photo(0), "c": photo(1)}, store)
-        assert near_duplicates(scans, store.thumbnail) == []
+        assert near_duplicates(scans, store.thumbnail, store.details) == []
     codes = {f.code: f for f in equal_pictures(scans, ["train", "val", "train"])}
     assert codes["duplicates-cross-splits"].examples == ("a = b",)
     assert codes["contradicting-masks"].count == 1
@@ -93,7 +101,7 @@ def test_pictures_that_are_alike_at_large_alone_are_not_one(tmp_path: Path) -> N
         forms = [store.thumbnail(scan) for scan in scans]
         assert np.corrcoef(*(form.ravel() for form in forms[:2]))[0, 1] > MIN_CORRELATION
         assert (first.image.phash ^ second.image.phash).bit_count() <= MAX_BITS
-        found = near_duplicates(scans, store.thumbnail)
+        found = near_duplicates(scans, store.thumbnail, store.details)
     pairs = {tuple(scans[i].pair.sample_id for i in like[:2]) for like in found}
     assert ("one", "again") in pairs
     assert not any("other" in pair for pair in pairs)
@@ -107,7 +115,7 @@ def test_two_cells_with_backgrounds_of_their_own_are_no_leak(
     cells = {path.stem: read_image(path) for path in paths}
     with ScanStore() as store:
         scans = scans_of(tmp_path, {**cells, **changed(cells["079"])}, store)
-        found = near_duplicates(scans, store.thumbnail)
+        found = near_duplicates(scans, store.thumbnail, store.details)
     pairs = {tuple(scans[i].pair.sample_id for i in like[:2]) for like in found}
     assert {("079", name) for name in changed(cells["079"])} <= pairs
     assert not any("290" in pair for pair in pairs)
@@ -117,8 +125,8 @@ def test_flat_pictures_are_like_nothing(tmp_path: Path) -> None:
     pictures = {f"{level}": np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 255)}
     with ScanStore() as store:
         scans = scans_of(tmp_path, pictures, store)
-        assert near_duplicates(scans, store.thumbnail) == []
-        assert near_duplicates(scans, lambda _: pytest.fail("was compared")) == []
+        assert near_duplicates(scans, store.thumbnail, store.details) == []
+        assert near_duplicates(scans, not_asked, not_asked) == []
 
 
 def test_pictures_of_one_colour_are_no_duplicates(tmp_path: Path) -> None:
@@ -159,7 +167,7 @@ def test_hashes_may_differ_in_ten_bits(tmp_path: Path, bits: int, near: bool) ->
         (scan,) = scans_of(tmp_path, {"a": photo(0)}, store)
         thumbnail = store.thumbnail(scan)
     pair = [with_hash(scan, 2**63), with_hash(scan, 2**63 + 2**bits - 1)]
-    assert bool(near_duplicates(pair, lambda _: thumbnail)) is near
+    assert bool(near_duplicates(pair, lambda _: thumbnail, unknown)) is near
 
 
 @pytest.mark.parametrize(("correlation", "near"), [(0.975, True), (0.965, False)])
@@ -171,7 +179,7 @@ def test_thumbnails_must_agree_too(tmp_path: Path, correlation: float, near: boo
     forms = [np.rint(128 + 80 * form).astype(np.uint8) for form in (across, mixed)]
     assert abs(np.corrcoef(*(form.ravel() for form in forms))[0, 1] - correlation) < 0.002
     pair = [with_hash(scan, 2**63), with_hash(scan, 2**63 + 1)]
-    assert bool(near_duplicates(pair, lambda one: forms[one.image.phash & 1])) is near
+    assert bool(near_duplicates(pair, lambda one: forms[one.image.phash & 1], unknown)) is near
 
 
 @pytest.mark.parametrize(("side", "near"), [(48, True), (47, False)])
@@ -179,13 +187,13 @@ def test_small_pictures_are_not_compared(tmp_path: Path, side: int, near: bool) 
     pictures = {"a": photo(0, side), "b": changed(photo(0, side))["darker"]}
     with ScanStore() as store:
         scans = scans_of(tmp_path, pictures, store)
-        assert bool(near_duplicates(scans, store.thumbnail)) is near
+        assert bool(near_duplicates(scans, store.thumbnail, store.details)) is near
 
 
 def test_similar_pictures_across_splits_are_a_warning(tmp_path: Path) -> None:
     with ScanStore() as store:
         scans = scans_of(tmp_path, {"a": photo(0), "b": changed(photo(0))["jpeg"]}, store)
-        likenesses = near_duplicates(scans, store.thumbnail)
+        likenesses = near_duplicates(scans, store.thumbnail, store.details)
     (finding,) = near_duplicate_findings(scans, ["train", "test"], likenesses, fixed=False)
     assert (finding.code, finding.severity) == ("near-duplicates-cross-splits", "warning")
     assert finding.examples == ("a ~ b",)
@@ -206,7 +214,7 @@ def test_a_video_is_few_groups_and_not_all_its_pairs(tmp_path: Path) -> None:
         frames[f"f{number:02d}"] = frame
     with ScanStore() as store:
         scans = scans_of(tmp_path, frames, store)
-        likenesses = near_duplicates(scans, store.thumbnail)
+        likenesses = near_duplicates(scans, store.thumbnail, store.details)
     assert len(likenesses) == 2 * 30 * 29 // 2
     splits = ["train" if n < 40 else "val" for n in range(60)]
     (finding,) = near_duplicate_findings(scans, splits, likenesses, fixed=False)

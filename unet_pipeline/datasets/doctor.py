@@ -241,7 +241,7 @@ def _with_samples(
     scans = diagnosis.scans
     division = divide(scans, diagnosis.pixels, classes.names, options)
     samples = Rows(functools.partial(_sample, scans, division), len(scans))
-    likenesses = tuple(near_duplicates(scans, store.thumbnail))
+    likenesses = tuple(near_duplicates(scans, store.thumbnail, store.details))
     diagnosis = replace(
         diagnosis,
         samples=samples,

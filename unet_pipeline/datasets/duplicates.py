@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -127,13 +127,15 @@ def _times(groups: Sequence[object]) -> str:
 
 
 def near_duplicates(
-    scans: Sequence[PairScan], thumbnail: Callable[[PairScan], npt.NDArray[np.uint8] | None]
+    scans: Sequence[PairScan],
+    thumbnail: Callable[[PairScan], npt.NDArray[np.uint8] | None],
+    details: Callable[[PairScan], npt.NDArray[Any] | None],
 ) -> list[Likeness]:
     """Pairs of pictures that are one picture scaled, brightened, compressed again or cut a little.
 
     Of equal ones the first stands for all; pictures below 48 pixels are left out.
-    thumbnail: the small grey picture of a scan, to verify what the hashes say; what both say is
-    verified by `Details`. Every hash is compared with every other one, which is exact, and quick
+    thumbnail: the small grey picture of a scan, to verify what the hashes say. details: of a scan,
+    by which `Details` verifies what both say. Every hash is compared with every other one, which is exact, and quick
     enough.
     """
     eligible, phashes, digests = array("q"), array("Q"), bytearray()
@@ -148,7 +150,7 @@ def near_duplicates(
     hashes = np.array(phashes, dtype=np.uint64)[is_first]
     forms = _Forms(lambda place: thumbnail(scans[places[place]]))
     found: list[Likeness] = []
-    details = Details()
+    verified = Details(lambda place: details(scans[place]))
     num_rows = max(1, _COMPARED // max(len(hashes), 1))
     for start in range(0, len(hashes), num_rows):
         bits = np.bitwise_count(hashes[start : start + num_rows, None] ^ hashes[start:])
@@ -156,8 +158,7 @@ def near_duplicates(
         alike = forms.correlate(start + rows, start + columns) >= MIN_CORRELATION
         for row, column in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
             one, other = places[start + row], places[start + column]
-            sides = [(place, scans[place].pair.image) for place in (one, other)]
-            if details.agree(*sides):
+            if verified.agree(one, other):
                 found.append(Likeness(one, other, int(bits[row, column])))
         if len(found) >= _MAX_FOUND:
             break

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # worker processes do without
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) while files are read."""
 
-_TRIAL_S = 0.2  # of reading in this process, after which the rest is estimated
+_TRIAL_S = 0.05  # of reading in this process, after which the rest is estimated
 _WORTHWHILE_S = 1.0  # of work left: starting processes takes half a second
 _TURN_S = 0.05  # of reading at a time in a worker, so that Ctrl-C and the last of them are quick
 _MAX_WORKERS = 32  # each takes 70 MB

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 _SIDE = 32
+_BLUR = 2.0  # standard deviation, in cells of the small picture, of what is not detail
 
 
 def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -57,6 +58,17 @@ def thumbnail(small: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     half = (_SIDE // 2, _SIDE // 2)
     cells = cv2.resize(small, half, interpolation=cv2.INTER_AREA)
     return np.rint(cells).astype(np.uint8)
+
+
+def details_of(image: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """(32, 32, C) of an image (H, W, C) without what is smooth, in 255 levels; C is 1 or 3."""
+    channels = image if image.shape[2] == 3 else to_grey(image)
+    small = cv2.resize(channels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    spread = float(image.max()) - float(image.min())
+    if image.dtype != np.uint8 and spread > 0:
+        small *= 255 / spread
+    smooth = cv2.GaussianBlur(small, (0, 0), _BLUR)
+    return np.asarray(small - smooth, dtype=np.float16).reshape(_SIDE, _SIDE, -1)
 
 
 def picture_digest(

@@ -13,12 +13,14 @@ from unet_pipeline.datasets.array_files import Role
 from unet_pipeline.datasets.file_kind import FileKind, file_kind
 from unet_pipeline.datasets.images import (
     MaskPixels,
+    decode_image,
     decode_image_and_alpha,
     decode_mask,
     read_bytes,
 )
 from unet_pipeline.datasets.scan import content
 from unet_pipeline.datasets.scan.content import content_key, stamp_of
+from unet_pipeline.datasets.scan.picture_hash import details_of
 from unet_pipeline.datasets.scan.pixels import scan_image, scan_mask
 from unet_pipeline.datasets.scan.records import MaskScan
 from unet_pipeline.errors import DatasetError, ResourceError
@@ -57,6 +59,11 @@ def topic_of(role: Role, source: Path | Made, keep: Sequence[int] = ()) -> str:
     return f"{made}{role} {VERSION} {kept}"
 
 
+def topic_of_details(source: Path | Made) -> str:
+    """Under which name the cache keeps `details_of` an image."""
+    return f"{topic_of('image', source)}details"
+
+
 def is_cut(role: Role, record: bytes, keep: Sequence[int]) -> bool:
     """Whether a mask has so many values that it matters which of them were to be kept."""
     if role == "image" or not keep:
@@ -84,6 +91,25 @@ def read_part(role: Role, source: Path | Made, keep: Sequence[int], find: Find) 
             f"{name}: there is not enough memory to decode it; close other programs, or cut it "
             "into tiles"
         ) from error
+
+
+def read_details(source: Path | Made, key: bytes) -> Reading | None:
+    """`details_of` an image as float16, of whose content `key` was told before.
+
+    None where it cannot be read, or is another one by now.
+    """
+    try:
+        if isinstance(source, Path):
+            data = read_bytes(source)
+            same = content_key(data) == key
+            pixels = decode_image(data, source=str(source)) if same else None
+        else:
+            pixels = source.pixels() if source.digest() == key else None
+    except DatasetError:  # it could be read a moment ago
+        return None
+    if pixels is None:
+        return None
+    return Reading(key, "", details_of(pixels).tobytes(), None, decoded=True)
 
 
 def _read_file(role: Role, path: Path, keep: Sequence[int], find: Find) -> Reading:

@@ -24,7 +24,14 @@ import platformdirs
 from unet_pipeline.datasets.scan import tables
 from unet_pipeline.datasets.scan.content import stamp_of
 from unet_pipeline.datasets.scan.pixels import Picture
-from unet_pipeline.datasets.scan.reading import Find, Reading, read_part, topic_of
+from unet_pipeline.datasets.scan.reading import (
+    Find,
+    Reading,
+    read_details,
+    read_part,
+    topic_of,
+    topic_of_details,
+)
 from unet_pipeline.datasets.scan.records import PairScan
 
 logger = logging.getLogger(__name__)
@@ -127,6 +134,22 @@ class ScanStore:
         """The image in grey, 16x16; None where it was lost and the file is gone."""
         picture = self._picture(scan)
         return None if picture is None else picture.thumbnail
+
+    def details(self, scan: PairScan) -> npt.NDArray[np.float16] | None:
+        """`details_of` the image (32, 32, C): kept once they were asked for, as few ever are.
+
+        None where the file cannot be read, or is another one by now.
+        """
+        source, key = scan.pair.image, scan.image.key
+        topic = topic_of_details(source)
+        kept = self.find(topic, key)
+        if kept is None:
+            reading = read_details(source, key)
+            if reading is None:
+                return None
+            self.add(topic, None, reading)
+            kept = reading.record
+        return np.frombuffer(kept, np.float16).reshape(32, 32, -1)
 
     def flush(self) -> None:
         """Write what was added."""

@@ -147,18 +147,23 @@ def merge_duplicates(groups: Iterable[str], contents: Iterable[object]) -> list[
     A joined group takes the name of its first member. Joining is transitive.
     """
     groups = list(groups)
-    parent: dict[str, str] = {}
+    parent: dict[str, str] = {}  # of those that are joined to another one: mostly few
 
     def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
+        while name in parent:
+            above = parent[name]
+            if above in parent:
+                parent[name] = parent[above]
+            name = above
         return name
 
     first: dict[object, str] = {}
     for group, content in zip(groups, contents, strict=True):
-        earlier = root(group if content is None else first.setdefault(content, group))
-        parent[root(group)] = earlier
+        if content is None:
+            continue
+        earlier, own = root(first.setdefault(content, group)), root(group)
+        if own != earlier:
+            parent[own] = earlier
     return [root(group) for group in groups]
 
 

@@ -6,6 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from unet_pipeline.datasets.rows import Rows
+from unet_pipeline.datasets.scan.packed import Packed
 from unet_pipeline.datasets.scan.records import (
     ImageFacts,
     ImageScan,
@@ -30,15 +31,15 @@ class _Alike(NamedTuple):
 class ScanTable:
     """Scans, in the order in which they came; `rows` gives them back.
 
-    Measured with RGB images and masks of four classes: 245 bytes a pair, of which 200 are numbers,
-    hashes and digests; a `PairScan` with its parts takes 435.
+    Measured with RGB images and masks of four classes: 245 bytes a pair, of which the 200 of
+    numbers, hashes and digests are on disk; a `PairScan` with its parts takes 435.
     """
 
     def __init__(self) -> None:
         self._pairs: list[Pair] = []
         self._alike: list[_Alike] = []
         self._known: dict[_Alike, _Alike] = {}
-        self._packed = bytearray()
+        self._packed = Packed()
         self._ends = array("Q", [0])  # of what is packed of each image and of each mask, in turn
 
     def append(self, scan: PairScan) -> None:
@@ -46,8 +47,7 @@ class ScanTable:
         self._pairs.append(scan.pair)
         self._alike.append(self._known.setdefault(alike, alike))
         for part in (scan.image, scan.mask):
-            self._packed += part.packed
-            self._ends.append(len(self._packed))
+            self._ends.append(self._packed.append(part.packed))
 
     def rows(self) -> Rows[PairScan]:
         """The scans that are there now."""
@@ -56,7 +56,7 @@ class ScanTable:
     def _scan(self, place: int) -> PairScan:
         image, mask, listed = self._alike[place]
         start, middle, end = self._ends[2 * place : 2 * place + 3]
-        packed = bytes(self._packed[start:end])
+        packed = self._packed.read(start, end)
         middle -= start
         return PairScan(
             self._pairs[place],

@@ -135,8 +135,8 @@ def near_duplicates(
 
     Of equal ones the first stands for all; pictures below 48 pixels are left out.
     thumbnail: the small grey picture of a scan, to verify what the hashes say. details: of a scan,
-    by which `Details` verifies what both say. Every hash is compared with every other one, which is exact, and quick
-    enough.
+    by which `Details` verifies what both say. Every hash is compared with every other one, which
+    is exact, and quick enough.
     """
     eligible, phashes, digests = array("q"), array("Q"), bytearray()
     for place, image in enumerate(scan.image for scan in scans):

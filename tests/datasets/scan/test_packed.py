@@ -57,11 +57,12 @@ def test_where_the_disk_fills_up_the_rest_is_in_memory(monkeypatch: pytest.Monke
 
     def writing(self: Packed) -> None:
         """The first time to the file, then to a full disk."""
-        if not self._written:
-            return write(self)
-        own, self._file = self._file, full
+        own = self._file if self._written else None
+        if own is not None:
+            self._file = full
         write(self)
-        self._file = own
+        if own is not None:
+            self._file = own
 
     monkeypatch.setattr(Packed, "_write", writing)
     with open("/dev/full", "r+b", buffering=0) as full:  # noqa: PTH123

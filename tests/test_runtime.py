@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from unet_pipeline.runtime import (
     describe_machine,
     evaluation_mode,
     free_memory,
+    keep_freed_memory,
     keeping_modes,
     memory_errors,
     num_cores,
@@ -207,3 +209,16 @@ def test_evaluation_mode_ends_with_the_modes_and_gradients_of_before(grad: bool)
             raise ZeroDivisionError
         assert torch.is_grad_enabled() == grad
     assert [part.training for part in module.modules()] == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the C library glibc alone")
+def test_memory_of_freed_tensors_is_used_again() -> None:
+    """Given back to the system and asked for again, each 4 KB of it are a page fault."""
+    import resource
+
+    keep_freed_memory()
+    torch.ones(2**24)  # 64 MB, which always had a mapping of its own
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**24)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000

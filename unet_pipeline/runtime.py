@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,9 @@ that time: `timeout` signals the process and then its group."""
 ECHO_SECONDS_OF_TORCHRUN = 10.0
 """A scheduler signals all processes, and torchrun hands on what it is sent itself; saving is done
 within that time."""
+
+_MALLOC_OPTIONS = {-1: -1, -4: 0}
+"""Of glibc's malloc.h: M_TRIM_THRESHOLD, never; M_MMAP_MAX, no block has a mapping of its own."""
 
 
 class StopRequest:
@@ -150,8 +155,10 @@ def place(module: Module, device: torch.device, memory_format: str = "channels_l
     """`module` on `device`, in a memory layout: channels_last or contiguous.
 
     With channels first, a U-Net's training step in bf16 took 1.3 times as long (2 cores, width 32:
-    scripts/bench_width.py); results are the same up to rounding.
+    scripts/bench_width.py); results are the same up to rounding. On a CPU, see `keep_freed_memory`.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return module.to(device=device).to(memory_format=layouts[memory_format])
 
@@ -180,6 +187,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors for the next ones of this process.
+
+    glibc gives large blocks back to the system at once, which hands the next ones out empty, 4 KB
+    at a time: that took 7 % of a U-Net's training step (scripts/bench_memory.py). Does nothing
+    where the C library is another one.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _MALLOC_OPTIONS.items():
+            mallopt(parameter, value)
 
 
 def free_memory() -> int:

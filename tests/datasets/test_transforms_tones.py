@@ -63,7 +63,9 @@ def test_every_type_is_changed_alike(channels: int) -> None:
     }
     for number in range(12):
         results = [
-            share(lit(held(unit(channels), dtype), number, **tones)) for dtype in sorted(RANGES)
+            # Not down to black, where gamma makes much of how uint8 is rounded
+            share(lit(held(0.1 + 0.9 * unit(channels), dtype), number, **tones))
+            for dtype in sorted(RANGES)
         ]
         for result in results[1:]:
             np.testing.assert_allclose(result, results[0], atol=3 / 255)
@@ -113,13 +115,25 @@ def test_saturation_leaves_what_is_no_photograph(dtype: str, channels: int) -> N
     np.testing.assert_array_equal(lit(image, 0, saturation=1.0), image)
 
 
+TONES = {"brightness": 0.2, "contrast": 0.2, "gamma": 0.3, "color": 0.1, "saturation": 0.3}
+
+
+@pytest.mark.parametrize("tone", list(TONES))
+def test_an_image_mostly_keeps_its_light(tone: str) -> None:
+    """In another light always, CamVid was learned far worse."""
+    image = held(unit(), "uint8")
+    changed = [(lit(image, number, **{tone: TONES[tone]}) != image).any() for number in range(400)]
+    assert np.mean(changed) == pytest.approx(SOMETIMES, abs=0.06)
+
+
 def test_gamma_keeps_black_and_white_and_moves_the_middle_both_ways() -> None:
     image = held(np.array([[[0.0], [0.5], [1.0]]]), "float32")
     middles = []
-    for number in range(300):
+    for number in range(1000):
         black, middle, white = share(lit(image, number, gamma=0.5))[0, :, 0]
         assert (black, white) == (0, 1)
-        middles.append(middle)
+        if middle != 0.5:
+            middles.append(middle)
     assert min(middles) == pytest.approx(0.5**1.5, abs=0.01)
     assert max(middles) == pytest.approx(0.5 ** (1 / 1.5), abs=0.01)
     assert np.mean(np.array(middles) < 0.5) == pytest.approx(0.5, abs=0.08)

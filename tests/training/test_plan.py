@@ -221,7 +221,8 @@ def test_few_passes_over_the_data_take_flips_and_more_take_more() -> None:
     assert plan(num_steps=lambda batch: 50 * 100 / batch).transforms == "light"
     assert plan(num_steps=lambda batch: 10 * 100 / batch).transforms == "flips"
     assert plan(model="smp:FPN/resnet18", num_steps=lambda batch: 5).transforms == "flips"
-    assert plan(budget_seconds=30).transforms == "light"  # no time to find out
+    short = plan(budget_seconds=30)  # no time to measure steps: 40 s had 46 of them, on CamVid
+    assert (short.transforms, "no time" in short.reasons["transforms"]) == ("flips", True)
     assert plan(budget_seconds=150, transforms="heavy", **step).reasons["transforms"] == "as asked"
 
 

@@ -41,14 +41,14 @@ def medium(
 ) -> WarpedCrops:
     """Light, and more of it: wider zoom, other colours, and now and then a blur or noise.
 
-    What `light` has means the same; a crop that `class_balance` places always shows its pixel.
+    Colours, blur and noise each change in 3 of 10 crops. What `light` has means the same; a crop that `class_balance` places always shows its pixel.
     vflip is off: where up and down differ, as in most photographs, what stands on its head is never
     met again. Set it to 0.5 where they do not, as under a microscope or from the air.
     color: multiply each channel by its own factor from 1 - color to 1 + color.
     saturation: multiply the distance of colours from grey by 1 - saturation to 1 + saturation, in
     8-bit images of three channels.
-    blur: in 3 of 10 crops, a Gaussian blur of up to so many pixels.
-    noise: in 3 of 10 crops, Gaussian noise with a deviation of up to this share of the value range.
+    blur: a Gaussian blur of up to so many pixels.
+    noise: Gaussian noise with a deviation of up to this share of the value range.
     """
     return _warped(
         "medium",

@@ -19,8 +19,9 @@ from unet_pipeline.datasets.crops import Image
 from unet_pipeline.datasets.warps import MOST_CHANNELS, by_channels
 
 SOMETIMES = 0.3
-"""How often an image is blurred, and how often noise is added: as a rule it stays sharp and clean,
-as the images are that will be predicted."""
+"""How often an image is put in another light, how often it is blurred, and how often noise is
+added: as a rule it stays as the images are that will be predicted. In another light always, 13
+passes over CamVid gave 0.06 less mean IoU (docs/log.md)."""
 
 _GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: Rec. 601
 _DEPTHS = {"uint8": cv2.CV_8U, "uint16": cv2.CV_16U, "float32": cv2.CV_32F}
@@ -33,13 +34,14 @@ _Values = npt.NDArray[np.float32]
 class Tones:
     """How much the light may change; the defaults leave it as it is.
 
+    In 3 of 10 images each: brightness, contrast, gamma and color together; saturation; blur; noise.
     brightness: add up to this share of the value range, up or down.
     contrast: multiply the distance from the image's mean by 1 - contrast to 1 + contrast.
     gamma: raise values, as shares of the range, to a power from 1/(1 + gamma) to 1 + gamma.
     color: multiply each channel by its own factor from 1 - color to 1 + color.
     saturation: multiply the distance of colours from grey by 1 - saturation to 1 + saturation.
-    blur: in 3 of 10 images, by a Gaussian of up to so many pixels.
-    noise: in 3 of 10 images, Gaussian, of a standard deviation of up to this share of the range.
+    blur: by a Gaussian of up to so many pixels.
+    noise: Gaussian, of a standard deviation of up to this share of the range.
     """
 
     brightness: float = 0.0
@@ -49,6 +51,11 @@ class Tones:
     saturation: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether values change by a function of each alone."""
+        return any((self.brightness, self.contrast, self.gamma, self.color))
 
 
 def relight(
@@ -61,9 +68,11 @@ def relight(
     """
     if limits == Tones():
         return image
-    image = _apply_curve(image, _draw_curve(image, limits, rng, value_range))
     changed = False
-    if limits.saturation and image.shape[2] == 3 and image.dtype == np.uint8:
+    if limits.has_curve and rng.random() < SOMETIMES:
+        image = _apply_curve(image, _draw_curve(image, limits, rng, value_range))
+    colored = image.shape[2] == 3 and image.dtype == np.uint8
+    if limits.saturation and colored and rng.random() < SOMETIMES:
         factor = 1 + rng.uniform(-limits.saturation, limits.saturation)
         image = cv2.transform(image, factor * np.eye(3) + (1 - factor) * _GREY)
         changed = True

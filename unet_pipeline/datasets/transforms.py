@@ -141,7 +141,7 @@ def light(
     brightness: float = 0.2,
     contrast: float = 0.2,
 ) -> Transform:
-    """Random crops, mirrored, zoomed, turned, and in another light.
+    """Random crops, mirrored, zoomed, turned, and 3 of 10 in another light.
 
     class_balance: as for `none`; what is turned out of sight is placed anew, up to 4 times.
     hflip, vflip: the probability of mirroring left-right and up-down.

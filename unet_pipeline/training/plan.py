@@ -182,7 +182,7 @@ def make_plan(asked: Asked, situation: Situation) -> Plan:
         window=decide("window", asked.window, lambda: _WINDOW),
         num_pixels=num_pixels,
         balance=balance,
-        transforms=decide("transforms", asked.transforms, lambda: _transforms(network, len(train))),
+        transforms=decide("transforms", asked.transforms, lambda: _transforms(network, situation)),
         class_balance=crops,
         amp=amp,
         memory_format=network.memory_format,
@@ -241,9 +241,7 @@ def _class_balance(sizes: Sequence[Size], crop: Size) -> tuple[float, str]:
 
 
 def _amp(situation: Situation) -> tuple[bool, str]:
-    if situation.autocast is None:
-        return False, "layers compute in float32"
-    return True, f"layers compute in {situation.autocast}"
+    return situation.autocast is not None, f"layers compute in {situation.autocast or 'float32'}"
 
 
 def _batch_size(situation: Situation, crop: Size) -> tuple[int, str]:
@@ -260,10 +258,12 @@ def _batch_size(situation: Situation, crop: Size) -> tuple[int, str]:
     return size, reason
 
 
-def _transforms(network: _Network, num_train: int) -> tuple[str, str]:
+def _transforms(network: _Network, situation: Situation) -> tuple[str, str]:
     if network.num_steps is None:
-        return "light", "how often each sample is seen is not known"
-    passes = network.num_steps * network.batch_size / num_train
+        if situation.measure or situation.budget_seconds is None:
+            return "light", "how often each sample is seen is not known"
+        return "flips", "there is no time to see samples often"
+    passes = network.num_steps * network.batch_size / len(situation.train_sizes)
     seen = f"each sample is seen about {passes:.0f} times"
     # CamVid, 13 times: 0.41 test mean IoU with flips alone, 0.35 with light (docs/log.md)
     if passes < FEW_PASSES:
@@ -337,8 +337,7 @@ def _network(
         if measure is None or situation.device_type != "cpu" or situation.budget_seconds is None:
             return "channels_last", _UNMEASURED
         last, first = seconds(width), seconds(width, "contiguous")
-        # Less may be noise
-        best: Layout = "contiguous" if first < 0.95 * last else "channels_last"
+        best: Layout = "contiguous" if first < 0.95 * last else "channels_last"  # not for noise
         return best, f"{1000 * last:.0f} ms a step with channels last, {1000 * first:.0f} first"
 
     layout: Layout = decide("memory_format", asked.memory_format, faster)

@@ -216,7 +216,7 @@ def test_few_passes_over_the_data_take_flips_and_more_take_more() -> None:
     step = {"measure": lambda options, size, batch, layout: 0.2, "memory_format": "contiguous"}
     assert plan(budget_seconds=150, **step).transforms == "flips"  # 600 steps
     assert "24 times" in plan(budget_seconds=150, **step).reasons["transforms"]
-    assert plan(budget_seconds=300, **step).transforms == "light"
+    assert plan(budget_seconds=300, **step).transforms == "light"  # 48 times
     assert plan(budget_seconds=300, num_steps=lambda batch: 200, **step).transforms == "flips"
     assert plan(num_steps=lambda batch: 50 * 100 / batch).transforms == "light"
     assert plan(num_steps=lambda batch: 10 * 100 / batch).transforms == "flips"

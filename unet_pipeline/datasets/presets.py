@@ -41,7 +41,8 @@ def medium(
 ) -> WarpedCrops:
     """Light, and more of it: wider zoom, other colours, and now and then a blur or noise.
 
-    Colours, blur and noise each change in 3 of 10 crops. What `light` has means the same; a crop that `class_balance` places always shows its pixel.
+    Colours, blur and noise each change in 3 of 10 crops. What `light` has means the same; a crop
+    that `class_balance` places always shows its pixel.
     vflip is off: where up and down differ, as in most photographs, what stands on its head is never
     met again. Set it to 0.5 where they do not, as under a microscope or from the air.
     color: multiply each channel by its own factor from 1 - color to 1 + color.

@@ -67,12 +67,12 @@ def main() -> None:
         print(json.dumps(measure(*sizes, keep=options.measure == "keep")))
         return
     found: dict[str, list[dict[str, float]]] = {"plain": [], "keep": []}
-    for _ in range(options.repeat):
-        for way, rows in found.items():
+    for turn in range(options.repeat):
+        for way in sorted(found, reverse=bool(turn % 2)):
             command = [sys.executable, __file__, "--measure", way]
             for name, value in zip(("width", "stem", "side"), sizes, strict=True):
                 command += [f"--{name}", str(value)]
-            rows.append(json.loads(subprocess.run(command, check=True, stdout=-1).stdout))
+            found[way].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
     print("| freed memory | ms a step | against plain | page faults a step | peak MiB |")
     print("|---|---|---|---|---|")
     for way, rows in found.items():

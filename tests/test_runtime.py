@@ -6,8 +6,11 @@ import contextlib
 import os
 import platform
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -24,6 +27,7 @@ from unet_pipeline.runtime import (
     keeping_modes,
     memory_errors,
     num_cores,
+    place,
     seed_everything,
     stop_on_signals,
 )
@@ -211,14 +215,49 @@ def test_evaluation_mode_ends_with_the_modes_and_gradients_of_before(grad: bool)
     assert [part.training for part in module.modules()] == before
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the C library glibc alone")
+GLIBC = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="for the C library glibc alone"
+)
+
+
+FAULTS = """
+import ctypes, resource
+from unet_pipeline.runtime import keep_freed_memory
+keep_freed_memory()
+c = ctypes.CDLL(None)
+c.malloc.restype, size = ctypes.c_void_p, 2**26
+for turn in range(5):
+    block = ctypes.c_void_p(c.malloc(size))  # 64 MB, which always had a mapping of its own
+    c.memset(block, 1, size)
+    c.free(block)
+    if turn == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@GLIBC
 def test_memory_of_freed_tensors_is_used_again() -> None:
     """Given back to the system and asked for again, each 4 KB of it are a page fault."""
-    import resource
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True)
+    assert int(done.stdout) < 1000
 
+
+@GLIBC
+def test_memory_that_is_kept_counts_as_free() -> None:
+    """Else what one training has kept would be missing where the next one asks."""
     keep_freed_memory()
-    torch.ones(2**24)  # 64 MB, which always had a mapping of its own
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        torch.ones(2**24)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
+    torch.ones(2**26)  # 256 MB
+    kept = psutil.Process().memory_info().rss
+    free_memory()
+    assert kept - psutil.Process().memory_info().rss > 2**27
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_only_what_computes_on_a_cpu_keeps_memory(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: asked.append(device))
+    place(nn.Conv2d(1, 1, 1), torch.device(device))
+    assert bool(asked) == (device == "cpu")

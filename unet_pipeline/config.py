@@ -137,7 +137,7 @@ class InitializerSettings(ComponentSettings):
 
 class OptimizerSettings(ComponentSettings):
     name: str = Field("adamw", description="Optimizer: adamw, adam, sgd or rmsprop.")
-    lr: Rate = Field(3e-3, description="Peak learning rate.")
+    lr: Rate = Field(1e-3, description="Peak learning rate.")
     encoder_lr_factor: Rate = Field(
         1.0, description="Learning rate of the encoder of an smp network, as a multiple of `lr`."
     )

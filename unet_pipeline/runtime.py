@@ -32,7 +32,8 @@ ECHO_SECONDS_OF_TORCHRUN = 10.0
 within that time."""
 
 _MALLOC_OPTIONS = {-1: -1, -4: 0}
-"""Of glibc's malloc.h: M_TRIM_THRESHOLD, never; M_MMAP_MAX, no block has a mapping of its own."""
+"""Of glibc's malloc.h: M_TRIM_THRESHOLD, never; M_MMAP_MAX, no block that the main heap can hold
+has a mapping of its own."""
 
 
 class StopRequest:
@@ -193,22 +194,27 @@ def keep_freed_memory() -> None:
     """Have the C library keep the memory of freed tensors for the next ones of this process.
 
     glibc gives large blocks back to the system at once, which hands the next ones out empty, 4 KB
-    at a time: that took 7 % of a U-Net's training step (scripts/bench_memory.py). Does nothing
-    where the C library is another one.
+    at a time: that took 7 % of a U-Net's training step (scripts/bench_memory.py). So the process
+    stays as large as it has been, until `free_memory` is asked for. Does nothing where the C
+    library is another one.
     """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in _MALLOC_OPTIONS.items():
-            mallopt(parameter, value)
+    for parameter, value in _MALLOC_OPTIONS.items():
+        _tell_glibc("mallopt", parameter, value)
+
+
+def _tell_glibc(function: str, *arguments: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def free_memory() -> int:
     """Bytes of memory that this process may still take without swapping.
 
-    In a container that is what its own limit leaves, not what the host has.
+    In a container that is what its own limit leaves, not what the host has. What is kept of freed
+    memory is free as well, and given back first.
     """
+    _tell_glibc("malloc_trim", 0)
     available = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:

@@ -112,6 +112,14 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path, kind: str) 
     scaled = (pixels - low) / (high - low)
     np.testing.assert_allclose(facts.mean, scaled.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(facts.std, scaled.std(axis=0), rtol=1e-9)
+    means = np.concatenate(
+        [
+            np.tile(own.mean(axis=0), (len(own), 1))
+            for own in (read_image(s.image).reshape(-1, 3).astype(float) for s in train)
+        ]
+    )
+    spread = (means.var(axis=0) / pixels.var(axis=0)).mean()
+    assert facts.image_spread == pytest.approx(spread, rel=1e-9)
     masks = np.concatenate([read_mask(s.mask).ravel() for s in train if s.mask])
     assert facts.class_pixel_counts == ((masks == 0).sum(), (masks == 255).sum())
     expected = {"uint8": (0, 255), "uint16": (0, 4095)}
@@ -181,6 +189,17 @@ def test_a_constant_channel_keeps_a_usable_sd(tmp_path: Path) -> None:
     facts = index(folder(tmp_path, 3, image=image)).facts
     assert facts.std == (1.0,)
     assert facts.value_range == (7.0, 8.0)
+
+
+@pytest.mark.parametrize(("levels", "spread"), [([7, 7, 7], 0.0), ([0, 90, 255], 1.0)])
+def test_flat_images_differ_wholly_or_not_at_all(
+    tmp_path: Path, levels: list[int], spread: float
+) -> None:
+    def image(i: int) -> np.ndarray:
+        return np.full((16, 20, 3), levels[i % 3], np.uint8)
+
+    facts = index(folder(tmp_path, image=image), test_fraction=0.0).facts
+    assert facts.image_spread == pytest.approx(spread, abs=1e-12)
 
 
 def test_grey_beside_rgb_is_three_channels(tmp_path: Path) -> None:

@@ -108,8 +108,22 @@ def test_without_clipping_no_gradient_is_touched(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(nn.utils, "clip_grads_with_norm_", refused)
     run(network(), batches(2), Position())
+    run(network(), batches(2), Position(), grad_clip=1e3)  # it is not that large
     with pytest.raises(AssertionError):
-        run(network(), batches(2), Position(), grad_clip=1.0)
+        run(network(), batches(2), Position(), grad_clip=1e-3)
+
+
+def test_a_limit_near_the_norm_clips_as_torch_does() -> None:
+    model = network()
+    run(model, batches(1), Position(), rate=lambda: 0.0)
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    for limit in (norm.item() * (1 - 1e-4), norm.item() + 5e-7, norm.item() * (1 + 1e-4)):
+        mine, its = network(), network()
+        run(mine, batches(1), Position(), rate=lambda: 0.0, grad_clip=limit)
+        run(its, batches(1), Position(), rate=lambda: 0.0)
+        nn.utils.clip_grad_norm_(its.parameters(), limit)
+        for one, other in zip(mine.parameters(), its.parameters(), strict=True):
+            assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
 
 
 def test_the_learning_rate_is_asked_before_each_step_and_none_ends_the_steps() -> None:

@@ -150,7 +150,7 @@ def near_duplicates(
     hashes = np.array(phashes, dtype=np.uint64)[is_first]
     forms = _Forms(lambda place: thumbnail(scans[places[place]]))
     found: list[Likeness] = []
-    verified = Details(lambda place: details(scans[place]))
+    comparison = Details(lambda place: details(scans[place]))
     num_rows = max(1, _COMPARED // max(len(hashes), 1))
     for start in range(0, len(hashes), num_rows):
         bits = np.bitwise_count(hashes[start : start + num_rows, None] ^ hashes[start:])
@@ -158,7 +158,7 @@ def near_duplicates(
         alike = forms.correlate(start + rows, start + columns) >= MIN_CORRELATION
         for row, column in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
             one, other = places[start + row], places[start + column]
-            if verified.agree(one, other):
+            if comparison.agree(one, other):
                 found.append(Likeness(one, other, int(bits[row, column])))
         if len(found) >= _MAX_FOUND:
             break

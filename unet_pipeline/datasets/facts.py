@@ -81,6 +81,7 @@ def make_facts(
         image_size=ImageSize(height=_extent(heights), width=_extent(widths)),
         percentiles={f"p{p:g}": quantiles[k] for k, p in enumerate(PERCENTILES)},
         objects=_objects(train.scans, classes),
+        image_spread=image_spread(train.scans, in_channels),
         folds=tuple(
             _fold_facts(of(own not in (None, fold) for own in folds), classes, value_range)
             for fold in sorted({fold for fold in folds if fold is not None})
@@ -167,6 +168,28 @@ def mean_and_std(
         means.append((mean - low) / (high - low))
         stds.append(std if std > 1e-6 else 1.0)
     return tuple(means), tuple(stds)
+
+
+def image_spread(train: Sequence[PairScan], in_channels: int) -> float:
+    """The share of the variance of all training pixels that lies between the means of images.
+
+    The mean over the channels that vary; 0 where none does.
+    """
+    shares = []
+    for c in range(in_channels):
+        num_pixels, sums, squares, between = (array("d") for _ in range(4))
+        for image in (scan.image for scan in train):
+            own = min(c, image.channels - 1)
+            num_pixels.append(image.height * image.width)
+            sums.append(image.sums[own])
+            squares.append(image.squares[own])
+            between.append(image.sums[own] ** 2 / num_pixels[-1])
+        total = math.fsum(num_pixels)
+        mean_square = math.fsum(sums) ** 2 / total
+        variance = math.fsum(squares) - mean_square
+        if variance > 1e-12 * math.fsum(squares):  # less is rounding
+            shares.append(min(max((math.fsum(between) - mean_square) / variance, 0.0), 1.0))
+    return math.fsum(shares) / len(shares) if shares else 0.0
 
 
 def _percentiles(train: _Training) -> list[tuple[float, ...]]:

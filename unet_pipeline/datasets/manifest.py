@@ -99,6 +99,8 @@ class DatasetFacts(pydantic.BaseModel):
         0.1st and 99.9th percentiles of the training pixels for float32.
     mean, std: one number a channel over the training pixels, in units of that range.
     class_pixel_counts, ignored_pixels: over the training masks.
+    image_spread: the share of the variance of the training pixels that lies between images, the
+        mean over the channels: 0 where all have one mean, 1 where each is of one brightness.
     fingerprint: sha256 over sample ids, splits and file contents; independent of the folder.
     percentiles: name, such as p1, -> one number a channel over the training pixels, in the values
         of the files. objects: class name -> its objects in the training masks. For reports.
@@ -122,6 +124,7 @@ class DatasetFacts(pydantic.BaseModel):
     fingerprint: str
     percentiles: dict[str, tuple[float, ...]] = {}
     objects: dict[str, ObjectSizes] = {}
+    image_spread: float | None = None  # of datasets that were prepared before it was known
     folds: tuple[FoldFacts, ...] = ()
 
 

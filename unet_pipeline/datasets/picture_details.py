@@ -16,7 +16,7 @@ pixels, darkened, cut by 1 % has 0.92 to 1.00, neighbouring frames of a video 0.
 one kind with backgrounds of their own 0.64, though their thumbnails in grey agree by 0.976.
 """
 
-_MOST_PICTURES = 2000  # are read once more; all others are taken for what their thumbnails say
+_MOST_PICTURES = 2000  # are asked for; all others are taken for what their thumbnails say
 _FAINT = 0.5  # details below this part of 255 levels are noise
 
 

@@ -41,8 +41,8 @@ def medium(
 ) -> WarpedCrops:
     """Light, and more of it: wider zoom, other colours, and now and then a blur or noise.
 
-    Colours, blur and noise each change in 3 of 10 crops. What `light` has means the same; a crop
-    that `class_balance` places always shows its pixel.
+    In 3 of 10 crops each: brightness, contrast and color; saturation; blur; noise. What `light` has
+    means the same; a crop that `class_balance` places always shows its pixel.
     vflip is off: where up and down differ, as in most photographs, what stands on its head is never
     met again. Set it to 0.5 where they do not, as under a microscope or from the air.
     color: multiply each channel by its own factor from 1 - color to 1 + color.
@@ -94,7 +94,8 @@ def heavy(
     shear: slant rows and columns by up to so many degrees either way.
     elastic: bend by moving the nodes of a 5x5 grid by Gaussian amounts with this share of the
     crop's shorter side as deviation, bicubically interpolated between them.
-    gamma: raise values, as shares of the value range, to a power from 1/(1 + gamma) to 1 + gamma.
+    gamma: with brightness, raise values, as shares of the value range, to a power from
+    1/(1 + gamma) to 1 + gamma.
     """
     return _warped(
         "heavy",

@@ -34,16 +34,9 @@ from unet_pipeline.runtime import (
     place,
 )
 from unet_pipeline.training.optimizers import OPTIMIZERS
-from unet_pipeline.training.plan import (
-    Asked,
-    Layout,
-    Measure,
-    Plan,
-    Situation,
-    Size,
-    make_plan,
-)
+from unet_pipeline.training.plan import Plan, make_plan
 from unet_pipeline.training.schedules import SCHEDULES
+from unet_pipeline.training.situation import Asked, Layout, Measure, Situation, Size
 from unet_pipeline.training.trial import seconds_per_step
 
 logger = logging.getLogger(__name__)
@@ -154,6 +147,7 @@ def _situation(config: TrainConfig, manifest: Manifest) -> Situation:
         class_pixels=facts.class_pixel_counts,
         budget_seconds=training.budget_seconds,
         object_area=_object_area(facts),
+        image_spread=facts.image_spread,
         num_processes=world.size,
         local_processes=world.local_size,
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),

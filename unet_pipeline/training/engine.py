@@ -104,7 +104,9 @@ def train_steps(
         watch(logits, targets)
         scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if grad_clip:
+        # On a CPU the norm is known, and small ones would have all gradients multiplied by 1 (torch
+        # adds 1e-6 to the norm)
+        if grad_clip and (device.type != "cpu" or norm + 1e-6 > grad_clip):
             nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
         size = batch_sizes(position.batch) if batch_sizes is not None else len(inputs)
         losses.add(value, norm, size, rest, optimizer.param_groups[0]["lr"])

@@ -205,45 +205,6 @@ def test_histogram_and_thumbnail_are_kept(tmp_path: Path) -> None:
         assert (after[1].shape, after[1].dtype) == ((16, 16), np.uint8)
 
 
-def test_details_of_a_picture_are_read_once(tmp_path: Path, reads: dict[str, list[str]]) -> None:
-    """Those of a video were read anew by each check: two thirds of its time."""
-    first, second = read_all(write_pairs(tmp_path / "data", 2), tmp_path / "cache")
-    reads["opened"].clear()
-    with ScanStore(tmp_path / "cache") as store:
-        fresh = store.details(first)
-    with ScanStore(tmp_path / "cache") as store:
-        kept = store.details(first)
-        assert reads["opened"] == ["0.png"]
-        other = store.details(second)
-    assert fresh is not None
-    assert kept is not None
-    assert other is not None
-    np.testing.assert_array_equal(fresh, kept)
-    assert (fresh.shape, fresh.dtype) == ((32, 32, 3), np.float16)
-    assert not np.array_equal(fresh, other)
-
-
-@pytest.mark.parametrize("fault", ["gone", "another"])
-def test_details_of_a_file_that_has_changed_are_not_kept(tmp_path: Path, fault: str) -> None:
-    first, second = read_all(write_pairs(tmp_path / "data", 2), tmp_path / "cache")
-    path, other = first.pair.image, second.pair.image
-    assert isinstance(path, Path)
-    assert isinstance(other, Path)
-    former = path.read_bytes()
-    if fault == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(other.read_bytes())
-    with ScanStore(tmp_path / "cache") as store:
-        assert store.details(first) is None
-    path.write_bytes(former)
-    with ScanStore(tmp_path / "cache") as store:
-        mine, theirs = store.details(first), store.details(second)
-    assert mine is not None
-    assert theirs is not None
-    assert not np.array_equal(mine, theirs)
-
-
 # ---- states of the file -------------------------------------------------------------------------
 
 

@@ -35,6 +35,20 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
         workers.ask([Question("image", "neither path nor made")])  # type: ignore[arg-type]
 
 
+def test_workers_keep_the_memory_of_pictures_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
+    others = psutil.Process().children()
+    with Workers(1, (), []):
+        (child,) = [c for c in psutil.Process().children() if c not in others]
+        environment = child.environ()
+    assert int(environment["MALLOC_TRIM_THRESHOLD_"]) >= 2**26
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == "4096"
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
 _SCRIPT = """
 import signal, sys
 from pathlib import Path

@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-_SIDE = 32
+SIDE = 32
+"""Of the small picture that hashes and details are made of."""
+
 _BLUR = 2.0  # standard deviation, in cells of the small picture, of what is not detail
 
 
@@ -27,11 +29,11 @@ def shrink(grey: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.fl
 
     low, high: the range of the image, which counts for all types but uint8.
     """
-    height, width = (max(side // _SIDE, 1) * _SIDE for side in grey.shape)
+    height, width = (max(side // SIDE, 1) * SIDE for side in grey.shape)
     if grey.shape != (height, width):
         # Averaging areas is three times as fast where each cell is a whole number of pixels
         grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
-    small: npt.NDArray[Any] = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    small: npt.NDArray[Any] = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     if grey.dtype == np.uint8:
         return small.astype(np.float32)
     spread = 255.0 / (high - low) if high > low else 0.0
@@ -55,20 +57,20 @@ def perceptual_hash(small: npt.NDArray[np.float32]) -> int:
 
 def thumbnail(small: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """16x16 of a picture by `shrink`, to verify what hashes say."""
-    half = (_SIDE // 2, _SIDE // 2)
+    half = (SIDE // 2, SIDE // 2)
     cells = cv2.resize(small, half, interpolation=cv2.INTER_AREA)
     return np.rint(cells).astype(np.uint8)
 
 
 def details_of(image: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
-    """(32, 32, C) of an image (H, W, C) without what is smooth, in 255 levels; C is 1 or 3."""
+    """(SIDE, SIDE, C) of an image (H, W, C) without what is smooth, in 255 levels; C is 1 or 3."""
     channels = image if image.shape[2] == 3 else to_grey(image)
-    small = cv2.resize(channels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(channels, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     spread = float(image.max()) - float(image.min())
     if image.dtype != np.uint8 and spread > 0:
         small *= 255 / spread
     smooth = cv2.GaussianBlur(small, (0, 0), _BLUR)
-    return np.asarray(small - smooth, dtype=np.float16).reshape(_SIDE, _SIDE, -1)
+    return np.asarray(small - smooth, dtype=np.float16).reshape(SIDE, SIDE, -1)
 
 
 def picture_digest(

@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # worker processes do without them until a made mask comes
     from unet_pipeline.datasets.formats import Made
 
 VERSION = 4
-"""Of what is measured: to be raised when a scan of the same file comes out differently."""
+"""Of what is measured: to be raised when a scan of the same file comes out differently, or its
+`details_of`."""
 
 
 class Reading(NamedTuple):
@@ -86,17 +87,14 @@ def read_part(role: Role, source: Path | Made, keep: Sequence[int], find: Find) 
     except DatasetError as error:
         return str(error)
     except MemoryError as error:
-        name = source if isinstance(source, Path) else source.source
-        raise ResourceError(
-            f"{name}: there is not enough memory to decode it; close other programs, or cut it "
-            "into tiles"
-        ) from error
+        raise _too_large(source) from error
 
 
 def read_details(source: Path | Made, key: bytes) -> Reading | None:
     """`details_of` an image as float16, of whose content `key` was told before.
 
     None where it cannot be read, or is another one by now.
+    Raises `ResourceError` where memory does not suffice.
     """
     try:
         if isinstance(source, Path):
@@ -107,9 +105,19 @@ def read_details(source: Path | Made, key: bytes) -> Reading | None:
             pixels = source.pixels() if source.digest() == key else None
     except DatasetError:  # it could be read a moment ago
         return None
+    except MemoryError as error:
+        raise _too_large(source) from error
     if pixels is None:
         return None
     return Reading(key, "", details_of(pixels).tobytes(), None, decoded=True)
+
+
+def _too_large(source: Path | Made) -> ResourceError:
+    name = source if isinstance(source, Path) else source.source
+    return ResourceError(
+        f"{name}: there is not enough memory to decode it; close other programs, or cut it into "
+        "tiles"
+    )
 
 
 def _read_file(role: Role, path: Path, keep: Sequence[int], find: Find) -> Reading:

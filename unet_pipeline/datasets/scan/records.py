@@ -1,8 +1,8 @@
 """What is kept of a file after it was read once: small in memory, and bytes for the cache.
 
-What is known of twenty thousand pairs is held at once, 245 bytes each (`ScanTable`). So the numbers
-of a file are packed into one `bytes`, the same in memory and in the cache, and what is alike in
-many files (size, type, mask values) is one object for all of them.
+What is known of twenty thousand pairs is held at once (`ScanTable`). So the numbers of a file are
+packed into one `bytes`, the same in memory, in a file and in the cache, and what is alike in many
+files (size, type, mask values) is one object for all of them.
 
 A check makes each scan anew two dozen times. They are not frozen, which would triple the time of
 making one; nothing changes them, and the table would not see it.

@@ -1,4 +1,4 @@
-"""What was read of all pairs of a dataset, held together: as objects it takes twice as much."""
+"""What was read of all pairs of a dataset; most of it is on disk where there are many."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from unet_pipeline.datasets.rows import Rows
-from unet_pipeline.datasets.scan.packed import Packed
+from unet_pipeline.datasets.scan.record_file import RecordFile
 from unet_pipeline.datasets.scan.records import (
     ImageFacts,
     ImageScan,
@@ -39,7 +39,7 @@ class ScanTable:
         self._pairs: list[Pair] = []
         self._alike: list[_Alike] = []
         self._known: dict[_Alike, _Alike] = {}
-        self._packed = Packed()
+        self._packed = RecordFile()
         self._ends = array("Q", [0])  # of what is packed of each image and of each mask, in turn
 
     def append(self, scan: PairScan) -> None:

@@ -23,6 +23,7 @@ import platformdirs
 
 from unet_pipeline.datasets.scan import tables
 from unet_pipeline.datasets.scan.content import stamp_of
+from unet_pipeline.datasets.scan.picture_hash import SIDE
 from unet_pipeline.datasets.scan.pixels import Picture
 from unet_pipeline.datasets.scan.reading import (
     Find,
@@ -136,7 +137,7 @@ class ScanStore:
         return None if picture is None else picture.thumbnail
 
     def details(self, scan: PairScan) -> npt.NDArray[np.float16] | None:
-        """`details_of` the image (32, 32, C): kept once they were asked for, as few ever are.
+        """`details_of` the image (SIDE, SIDE, C): kept once they were asked for, as few ever are.
 
         None where the file cannot be read, or is another one by now.
         """
@@ -149,7 +150,7 @@ class ScanStore:
                 return None
             self.add(topic, None, reading)
             kept = reading.record
-        return np.frombuffer(kept, np.float16).reshape(32, 32, -1)
+        return np.frombuffer(kept, np.float16).reshape(SIDE, SIDE, -1)
 
     def flush(self) -> None:
         """Write what was added."""

@@ -30,8 +30,7 @@ from unet_pipeline.errors import ResourceError
 if TYPE_CHECKING:
     from unet_pipeline.datasets.formats import Made
 
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
+_MALLOC_OPTIONS = {
     # glibc gives the memory of each picture back to the system and asks for it again: the page
     # faults of that take a third of the time of decoding. Other allocators know no such variables
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
@@ -59,7 +58,7 @@ class Workers:
 
     def __init__(self, count: int, keep: Sequence[int], caches: Sequence[Path]) -> None:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
-        environment = os.environ | {"PYTHONPATH": paths} | _ENVIRONMENT
+        environment = _MALLOC_OPTIONS | os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         try:

@@ -10,7 +10,7 @@ _MOST_HELD = 2**19  # bytes, of a few thousand records
 _PAGE = 2**16  # bytes that are read at a time: records are mostly asked for in their order
 
 
-class Packed:
+class RecordFile:
     """Records one behind the other; a record is known by where it starts and ends.
 
     Where the disk takes no more, what comes is held in memory. To be used by several threads.

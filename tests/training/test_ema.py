@@ -31,6 +31,24 @@ def test_the_average_follows_its_formula() -> None:
     torch.testing.assert_close(next(average.model.parameters()), expected)
 
 
+def test_later_on_every_fourth_step_is_averaged_over_the_same_span() -> None:
+    model = network()
+    average = WeightAverage(model, 0.99)
+    weight = next(model.parameters())
+    every = weight.detach().clone()  # the average of all steps
+    for step in range(1, 1001):
+        with torch.no_grad():
+            weight.copy_(torch.full_like(weight, step / 1000))
+        before = next(average.model.parameters()).clone()
+        average.update(model)
+        mine = next(average.model.parameters())
+        assert torch.equal(mine, before) == (step > 100 and step % 4 != 0)
+        decay = min(0.99, step / (step + 9))
+        every = decay * every + (1 - decay) * weight.detach()
+    assert (weight - every).min() > 0.09  # the average of all lags by nearly a hundred steps
+    torch.testing.assert_close(mine, every, atol=0.003, rtol=0)
+
+
 def test_statistics_are_averaged_and_counters_copied() -> None:
     model = network().train()
     average = WeightAverage(model, 0.9)

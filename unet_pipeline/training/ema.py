@@ -14,12 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
+EARLY = 100
+"""Steps of which all are averaged; later on every fourth is."""
+
+STRIDE = 4
+
 
 class WeightAverage:
     """An exponential moving average of all weights and statistics of a module.
 
     After update t, average <- d average + (1 - d) weights, with d = min(decay, t / (t + 9)): so it
     spans about the last tenth of a run that is short, and 1 / (1 - decay) steps of a long one.
+    Beyond the first `EARLY` updates only every `STRIDE`-th does so, with d to that power: the span
+    is the same, neighbouring weights hardly differ, and all of them are read once less often.
     Statistics of normalisation layers are averaged like weights, counters are copied.
     model: the module with the averaged weights, in evaluation mode and without gradients.
     """
@@ -35,6 +42,10 @@ class WeightAverage:
         """Take in the weights of `model` after a step; nothing waits for the device."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 9))
+        if self.updates > EARLY:
+            if self.updates % STRIDE:
+                return
+            decay **= STRIDE
         if not self._pairs.are_of(model):
             self._pairs = _Pairs(self.model, model)
         torch._foreach_lerp_(self._pairs.averaged, self._pairs.current, 1 - decay)

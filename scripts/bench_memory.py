@@ -72,7 +72,8 @@ def main() -> None:
             command = [sys.executable, __file__, "--measure", way]
             for name, value in zip(("width", "stem", "side"), sizes, strict=True):
                 command += [f"--{name}", str(value)]
-            found[way].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+            found[way].append(json.loads(output))
     print("| freed memory | ms a step | against plain | page faults a step | peak MiB |")
     print("|---|---|---|---|---|")
     for way, rows in found.items():

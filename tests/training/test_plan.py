@@ -101,6 +101,10 @@ def test_images_that_differ_much_are_normalised_each_by_itself(
     assert (made.model_options["norm"], reason in made.reasons["norm"]) == (norm, True)
     asked = plan(image_spread=spread, model_options={"norm": "instance"})
     assert asked.model_options["norm"] == "instance"
+    assert (
+        plan(image_spread=spread, model_options={"base_channels": 12}).model_options["norm"]
+        == "batch"
+    )
     assert "norm" not in plan(image_spread=spread, model="smp:FPN/resnet18").model_options
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from unet_pipeline.models.layers import NORM_GROUPS
 from unet_pipeline.training.situation import Asked, Decisions, Layout, Situation, Size
 
 WANTED_STEPS = 1000
@@ -51,7 +52,9 @@ def plan_unet(
         "stem", options.get("stem"), lambda: _stem(situation, crop, options.get("depth", 4))
     )
     options["depth"] = decide("depth", options.get("depth"), lambda: _depth(crop, options["stem"]))
-    options["norm"] = decide("norm", options.get("norm"), lambda: _norm(situation))
+    options["norm"] = decide(
+        "norm", options.get("norm"), lambda: _norm(situation, options.get("base_channels"))
+    )
     measure = situation.measure
 
     @functools.cache
@@ -116,7 +119,7 @@ def _depth(crop: Size, stem: int) -> tuple[int, str]:
     return depth, f"the deepest maps of a crop have {height}x{width} pixels"
 
 
-def _norm(situation: Situation) -> tuple[str, str]:
+def _norm(situation: Situation, width: int | None) -> tuple[str, str]:
     """Of batches, or where images differ much, of each image by itself.
 
     600 steps on nuclei under three kinds of microscopes, whose spread is 0.91: 0.76 test mean IoU
@@ -126,6 +129,8 @@ def _norm(situation: Situation) -> tuple[str, str]:
     spread = situation.image_spread
     if spread is None or spread < MIXED:
         return "batch", "images are alike in brightness" if spread is not None else "the usual one"
+    if width is not None and width % NORM_GROUPS:
+        return "batch", f"{width} channels cannot be put into {NORM_GROUPS} groups"
     return "group", f"{100 * spread:.0f} % of the variance of pixels lies between images"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +98,29 @@ def test_sigterm_ends_with_143_after_cleaning_up() -> None:
     assert caught.value.code == 143
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) == former
+
+
+_LEAVING = """
+import atexit
+from unet_pipeline.ending import leave
+class Aborts:
+    def __del__(self):
+        print("destroyed")
+kept = Aborts()
+atexit.register(print, "cleaned up")
+print("said", end=" ")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize("by_torchrun", [True, False])
+def test_one_of_several_processes_ends_before_libraries_are_torn_down(by_torchrun: bool) -> None:
+    environment = {name: v for name, v in os.environ.items() if name != "TORCHELASTIC_RUN_ID"}
+    if by_torchrun:
+        environment["TORCHELASTIC_RUN_ID"] = "job"
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVING], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert done.stdout.startswith("said cleaned up\n")
+    assert ("destroyed" in done.stdout) is not by_torchrun

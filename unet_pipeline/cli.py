@@ -25,7 +25,7 @@ from unet_pipeline.config import (
     load_config,
 )
 from unet_pipeline.distributed import world_of_environment
-from unet_pipeline.ending import LEFT, LEFT_NOTHING, exit_code_of
+from unet_pipeline.ending import LEFT, LEFT_NOTHING, exit_code_of, leave
 from unet_pipeline.errors import UserError
 from unet_pipeline.settings_files import describe_setting, overrides_of
 
@@ -367,7 +367,7 @@ def _print_result(text: str, summary: dict[str, Any] | None) -> None:
 
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code (see DESIGN: Command line)."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

@@ -45,7 +45,7 @@ def highest(pairs: tuple[Pair, ...], folder: Path) -> int:
             tracemalloc.stop()
 
 
-def test_a_check_takes_a_third_of_a_kilobyte_a_pair(
+def test_a_check_takes_a_quarter_of_a_kilobyte_a_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_file, "_MOST_HELD", 2**14)  # as if they were thirty times as many
@@ -53,8 +53,8 @@ def test_a_check_takes_a_third_of_a_kilobyte_a_pair(
     pairs = many_pairs(tmp_path / "pairs", many)
     highest(pairs, tmp_path)  # reads the files
     grown = highest(pairs, tmp_path) - highest(pairs[:few], tmp_path)
-    # X; 400 with the numbers of files in memory, 845 when all were objects
-    assert grown / (many - few) < 345
+    # 220 as measured; 400 with the numbers of files in memory, 845 when all were objects
+    assert grown / (many - few) < 300
 
 
 def test_long_paths_of_a_pair_take_no_memory(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from unet_pipeline.datasets.warps import MOST_CHANNELS, by_channels
 SOMETIMES = 0.3
 """How often an image is put in another light, how often it is blurred, and how often noise is
 added: as a rule it stays as the images are that will be predicted. In another light always, 13
-passes over CamVid gave 0.06 less mean IoU (docs/log.md)."""
+passes over CamVid gave 0.05 less mean IoU (docs/log.md)."""
 
 _GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: Rec. 601
 _DEPTHS = {"uint8": cv2.CV_8U, "uint16": cv2.CV_16U, "float32": cv2.CV_32F}

@@ -13,9 +13,9 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 
 import torch
+from bench_width import training_step
 
 from unet_pipeline.models import UNet
 from unet_pipeline.runtime import choose_precision, keep_freed_memory
@@ -38,14 +38,7 @@ def measure(width: int, stem: int, side: int, *, keep: bool) -> dict[str, float]
     for step in range(3 + STEPS):
         if step == 3:
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        started = time.perf_counter()
-        with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            logits = network(images)
-        loss = torch.nn.functional.cross_entropy(logits.float(), masks)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        times.append(time.perf_counter() - started)
+        times.append(training_step(network, optimizer, images, masks, dtype))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "ms": 1000 * statistics.median(times[3:]),

@@ -182,6 +182,19 @@ def test_numbered_objects_are_counted_as_objects(tmp_path: Path) -> None:
     assert (objects.min_area, objects.median_area, objects.max_area) == (20, 20, 20)
 
 
+def test_objects_are_listed_in_the_order_of_the_classes(tmp_path: Path) -> None:
+    def image(i: int) -> np.ndarray:
+        return RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+    def mask(i: int) -> np.ndarray:
+        values = np.zeros((8, 8), np.uint8)
+        values[:4] = 3 - i % 3  # the first masks hold the last class
+        return values
+
+    facts = index(folder(tmp_path, 12, image=image, mask=mask)).facts
+    assert list(facts.objects) == list(facts.classes.names[1:])
+
+
 def test_a_constant_channel_keeps_a_usable_sd(tmp_path: Path) -> None:
     def image(i: int) -> np.ndarray:
         return np.full((4, 4, 1), 7, np.float32)

@@ -255,7 +255,7 @@ def _objects(train: Iterable[PairScan], classes: Classes) -> dict[str, ObjectSiz
         for key, sizes in (scan.mask.objects or {}).items():
             if key in names:
                 found.setdefault(names[key], _Sizes()).add(sizes)
-    return {name: sizes.result() for name, sizes in found.items()}
+    return {name: found[name].result() for name in classes.names if name in found}
 
 
 class _Sizes:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from unet_pipeline.datasets.formats.catalogue import FORMATS, find_pairs
 from unet_pipeline.errors import DatasetError
+from unet_pipeline.files import LOCK_NAME
 
 
 def plain(root: Path) -> Path:
@@ -52,3 +53,8 @@ def test_one_hidden_file_is_told_in_the_singular(tmp_path: Path) -> None:
         "1 hidden file is passed over",
         "1 file among the images and masks is neither",
     ]
+
+
+def test_the_lock_of_our_own_commands_is_not_reported(tmp_path: Path) -> None:
+    (plain(tmp_path) / LOCK_NAME).touch()
+    assert not find_pairs(tmp_path).findings

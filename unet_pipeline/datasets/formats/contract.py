@@ -22,6 +22,7 @@ from unet_pipeline.datasets.findings import Finding, name_five
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.manifest import Split, natural_key
 from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.files import LOCK_NAME
 
 
 class Made(Protocol):
@@ -247,7 +248,7 @@ def list_tree(source: Path) -> Tree:
         here = os.path.relpath(path, source).replace(os.sep, "/")
         here = "" if here == "." else here
         hidden += [Tree.join(here, f"{name}/") for name in names if _is_hidden(name)]
-        hidden += [Tree.join(here, name) for name in files if _is_hidden(name)]
+        hidden += [Tree.join(here, n) for n in files if _is_hidden(n) and n != LOCK_NAME]
         names[:] = sorted((n for n in names if not _is_hidden(n)), key=natural_key)
         folders[here] = tuple(sorted((n for n in files if not _is_hidden(n)), key=natural_key))
     return Tree(source, folders, tuple(sorted(hidden)))

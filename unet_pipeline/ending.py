@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -61,6 +62,9 @@ def leave(code: int) -> NoReturn:
     took the job for failed.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # its reader has left

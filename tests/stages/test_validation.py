@@ -5,6 +5,7 @@ Several processes are threads here, each a rank, that meet where processes would
 
 from __future__ import annotations
 
+import csv
 import shutil
 import threading
 from collections.abc import Callable
@@ -271,3 +272,16 @@ def test_a_damaged_image_takes_no_other_with_it_in_a_whole_run(
     folder = Path("runs/digits/run")
     assert cli.run(["train", "--resume", str(folder), "--max-steps", "12"]) == 3
     assert load_state(folder)["reached"]["num_val"] == len(validated)
+
+
+def test_each_validation_sees_the_average_of_all_steps(scenes: Path, tmp_path: Path) -> None:
+    """Beyond 100 steps the average takes in every fourth: three validations of four saw nothing."""
+    arguments = ["train", "--data", str(scenes), "--epochs", "104", "--batch-size", "14", *TINY[:4],
+                 "--image-size", "16", "--tracking", "off", "--set", "training.val_every=1",
+                 "--device", "cpu", "--amp", "off", "--output", str(tmp_path)]  # fmt: skip
+    assert cli.run(arguments) == 0
+    (history,) = tmp_path.glob("*/*/history.csv")
+    rows = csv.DictReader(history.read_text().splitlines())
+    losses = [row["val/loss"] for row in rows]
+    assert len(losses) == 1 + 104  # before the first step too
+    assert len(set(losses[-8:])) == 8

@@ -49,6 +49,27 @@ def test_later_on_every_fourth_step_is_averaged_over_the_same_span() -> None:
     torch.testing.assert_close(mine, every, atol=0.003, rtol=0)
 
 
+def test_whoever_looks_between_two_turns_sees_the_last_step() -> None:
+    model = network()
+    average, looked = WeightAverage(model, 0.99), WeightAverage(model, 0.99)
+    weight = next(model.parameters())
+    mine = next(looked.model.parameters())
+    for step in range(1, 304):
+        with torch.no_grad():
+            weight.copy_(torch.full_like(weight, step / 300))
+        before = mine.clone()
+        average.update(model)
+        looked.update(model)
+        looked.catch_up(model)
+        assert not torch.equal(mine, before)
+        seen = mine.clone()
+        looked.catch_up(model)
+        assert torch.equal(mine, seen)  # the same step counts once
+    average.catch_up(model)
+    # of four steps the last alone counts: at most a step and a half further on
+    torch.testing.assert_close(mine, next(average.model.parameters()), atol=1.5 / 300, rtol=0)
+
+
 def test_statistics_are_averaged_and_counters_copied() -> None:
     model = network().train()
     average = WeightAverage(model, 0.9)

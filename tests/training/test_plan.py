@@ -92,7 +92,11 @@ def test_the_width_and_the_stem_that_were_asked_stand_and_other_networks_have_no
 
 @pytest.mark.parametrize(
     ("spread", "norm", "reason"),
-    [(None, "batch", "usual"), (0.41, "batch", "alike"), (0.91, "group", "91 % of the variance")],
+    [
+        (None, "batch", "usual"),
+        (0.41, "batch", "below 60 %"),
+        (0.91, "group", "91 % of the variance"),
+    ],
 )
 def test_images_that_differ_much_are_normalised_each_by_itself(
     spread: float | None, norm: str, reason: str
@@ -105,6 +109,7 @@ def test_images_that_differ_much_are_normalised_each_by_itself(
         plan(image_spread=spread, model_options={"base_channels": 12}).model_options["norm"]
         == "batch"
     )
+    assert plan(image_spread=spread, sync_batchnorm=True).model_options["norm"] == "batch"
     assert "norm" not in plan(image_spread=spread, model="smp:FPN/resnet18").model_options
 
 
@@ -228,6 +233,15 @@ def test_patches_are_drawn_as_classes_occur_where_the_loss_weighs_them(
     loss: str, balance: float
 ) -> None:
     assert plan(**PATCHES, loss=loss).balance == balance
+
+
+def test_a_network_of_another_library_is_timed_like_the_unet() -> None:
+    fast = {"measure": lambda *_: 0.05, "model": "smp:FPN/resnet18", "budget_seconds": 36_000}
+    assert plan(**fast).transforms == "light"
+    assert plan(**fast | {"budget_seconds": 60}).transforms == "flips"
+    assert "38 times" in plan(**fast | {"budget_seconds": 60}).reasons["transforms"]
+    # a patch network learns from a part of each crop: how long that takes is not measured
+    assert "seldom" in plan(**fast | PATCHES).reasons["transforms"]
 
 
 def test_few_passes_over_the_data_take_flips_and_more_take_more() -> None:

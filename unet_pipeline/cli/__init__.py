@@ -55,7 +55,11 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code (see DESIGN: Command line)."""
-    leave(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except SystemExit as ending:  # of SIGTERM
+        code = ending.code if isinstance(ending.code, int) else 1
+    leave(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -90,6 +90,7 @@ class FoldFacts(pydantic.BaseModel):
     std: tuple[float, ...]
     class_pixel_counts: tuple[int, ...]
     ignored_pixels: int
+    image_spread: float | None = None
 
 
 class DatasetFacts(pydantic.BaseModel):

@@ -54,7 +54,7 @@ class Tones:
 
     @property
     def has_curve(self) -> bool:
-        """Whether values change by a function of each alone."""
+        """Whether the values of a picture change by a function of value, channel and its mean."""
         return any((self.brightness, self.contrast, self.gamma, self.color))
 
 

@@ -107,6 +107,7 @@ def _asked(config: TrainConfig) -> Asked:
         model=config.model.name,
         model_options=config.model.options,
         by_patches=config.model.name in PATCH_NETWORKS,
+        sync_batchnorm=runtime.sync_batchnorm,
         loss=training.loss,
         transforms=_transforms(config.transforms),
         class_balance=config.transforms.options.get("class_balance"),
@@ -190,6 +191,8 @@ def _measure(config: TrainConfig, facts: DatasetFacts) -> Measure | None:
     device = choose_device(config.runtime.device)
 
     def measure(options: dict[str, Any], size: Size, batch: int, layout: Layout) -> float:
+        if "encoder_weights" in options:  # random ones take as long, and nothing is fetched
+            options = options | {"encoder_weights": None}
         network = build_network(
             config.model.name,
             options,

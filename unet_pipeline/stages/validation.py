@@ -35,6 +35,8 @@ def validate(session: Session, stop: StopRequest) -> dict[str, float]:
     parts, position, reached = session.parts, session.position, session.reached
     facts = session.manifest.facts
     began = position.elapsed()
+    if parts.average is not None:
+        parts.average.catch_up(parts.segmenter)
     result = _score(session, stop)
     figures = headline_figures(summarize(result.matrices), facts.classes)
     row = {f"val/{name}": value for name, value in figures.items()}

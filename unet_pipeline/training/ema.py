@@ -26,7 +26,8 @@ class WeightAverage:
     After update t, average <- d average + (1 - d) weights, with d = min(decay, t / (t + 9)): so it
     spans about the last tenth of a run that is short, and 1 / (1 - decay) steps of a long one.
     Beyond the first `EARLY` updates only every `STRIDE`-th does so, with d to that power: the span
-    is the same, neighbouring weights hardly differ, and all of them are read once less often.
+    is the same, neighbouring weights hardly differ, and all of them are read once less often. Who
+    looks at the average between two of them calls `catch_up` first.
     Statistics of normalisation layers are averaged like weights, counters are copied.
     model: the module with the averaged weights, in evaluation mode and without gradients.
     """
@@ -34,18 +35,27 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
+        self._taken = 0  # the last update whose weights are in the average
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._pairs = _Pairs(self.model, model)
 
-    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of `model` after a step; nothing waits for the device."""
+        """Count a step, and take in the weights of `model` now or a few steps later.
+
+        Nothing waits for the device.
+        """
         self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 9))
-        if self.updates > EARLY:
-            if self.updates % STRIDE:
-                return
-            decay **= STRIDE
+        if self.updates <= EARLY or self.updates % STRIDE == 0:
+            self.catch_up(model)
+
+    @torch.no_grad()
+    def catch_up(self, model: nn.Module) -> None:
+        """Take in the weights of `model` for all steps since this was done last."""
+        missing = self.updates - self._taken
+        if not missing:
+            return
+        self._taken = self.updates
+        decay = min(self.decay, self.updates / (self.updates + 9)) ** missing
         if not self._pairs.are_of(model):
             self._pairs = _Pairs(self.model, model)
         torch._foreach_lerp_(self._pairs.averaged, self._pairs.current, 1 - decay)
@@ -54,11 +64,11 @@ class WeightAverage:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"updates": self.updates, "model": self.model.state_dict()}
+        return {"updates": self.updates, "taken": self._taken, "model": self.model.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.updates = state["updates"]
+        self.updates, self._taken = state["updates"], state["taken"]
         self.model.load_state_dict(state["model"])
 
 

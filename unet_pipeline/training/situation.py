@@ -54,11 +54,13 @@ class Asked:
     """What the user has decided, which stands; None is left open.
 
     by_patches: the network classifies patches, so it can learn from a few pixels of each image.
+    sync_batchnorm: batch normalisation is wanted, over the batch of all processes.
     """
 
     model: str
     model_options: Mapping[str, Any] = field(default_factory=dict)
     by_patches: bool = False
+    sync_batchnorm: bool = False
     loss: str | None = None
     num_pixels: int | None = None
     balance: float | None = None

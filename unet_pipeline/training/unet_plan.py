@@ -1,10 +1,11 @@
-"""The U-Net that data and device allow: stem, depth, width, and how it lies in memory."""
+"""The U-Net that data and device allow: stem, depth, norm, width, and how it lies in memory."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from unet_pipeline.models.layers import NORM_GROUPS
@@ -33,14 +34,14 @@ UNMEASURED = "channels side by side: as convolutions mostly want them"
 class NetworkPlan(NamedTuple):
     """A network's options, the batch that memory holds, and the layout that is faster.
 
-    num_steps: at most, as far as known. is_timed: whether that is what there is time for.
+    num_steps: at most, as far as known. is_bound: whether there are no fewer for want of time.
     """
 
     options: dict[str, Any]
     batch_size: int
     memory_format: Layout
     num_steps: float | None
-    is_timed: bool
+    is_bound: bool
 
 
 def plan_unet(
@@ -53,7 +54,7 @@ def plan_unet(
     )
     options["depth"] = decide("depth", options.get("depth"), lambda: _depth(crop, options["stem"]))
     options["norm"] = decide(
-        "norm", options.get("norm"), lambda: _norm(situation, options.get("base_channels"))
+        "norm", options.get("norm"), lambda: _norm(asked, situation, options.get("base_channels"))
     )
     measure = situation.measure
 
@@ -76,23 +77,43 @@ def plan_unet(
         lambda: _width(situation, None if measure is None else seconds, batch),
     )
 
-    def faster() -> tuple[Layout, str]:
-        # Only under a budget, which no two runs spend alike: rounding goes with the layout, and
-        # the same command is to give the same weights
-        if measure is None or situation.device_type != "cpu" or situation.budget_seconds is None:
-            return "channels_last", UNMEASURED
-        last, first = seconds(width), seconds(width, "contiguous")
-        # Less than 5 % may be noise
-        best: Layout = "contiguous" if first < 0.95 * last else "channels_last"
-        return best, f"{1000 * last:.0f} ms a step with channels last, {1000 * first:.0f} first"
+    layout: Layout = decide(
+        "memory_format", asked.memory_format, lambda: _layout(situation, partial(seconds, width))
+    )
+    options["base_channels"] = width
+    return bound_plan(situation, options, batch, layout, lambda: seconds(width, layout))
 
-    layout: Layout = decide("memory_format", asked.memory_format, faster)
+
+def _layout(situation: Situation, seconds: Callable[[Layout], float]) -> tuple[Layout, str]:
+    # Only under a budget, which no two runs spend alike: rounding goes with the layout, and the
+    # same command is to give the same weights
+    measured = situation.measure is not None and situation.budget_seconds is not None
+    if not measured or situation.device_type != "cpu":
+        return "channels_last", UNMEASURED
+    last, first = seconds("channels_last"), seconds("contiguous")
+    # Less than 5 % may be noise
+    best: Layout = "contiguous" if first < 0.95 * last else "channels_last"
+    return best, f"{1000 * last:.0f} ms a step with channels last, {1000 * first:.0f} first"
+
+
+def bound_plan(
+    situation: Situation,
+    options: dict[str, Any],
+    batch: int,
+    layout: Layout,
+    seconds: Callable[[], float] | None,
+) -> NetworkPlan:
+    """The plan of a network, with the steps that the limits and a step's `seconds` leave it.
+
+    seconds: None where a step of this network cannot be measured.
+    """
     steps, budget = situation.num_steps(batch), situation.budget_seconds
-    if measure is not None and budget is not None:
-        possible = _USED * budget / seconds(width, layout)
-        steps = possible if steps is None else min(steps, possible)
-    is_timed = budget is None or measure is not None
-    return NetworkPlan(options | {"base_channels": width}, batch, layout, steps, is_timed)
+    if budget is None or seconds is None or situation.measure is None:
+        return NetworkPlan(options, batch, layout, steps, is_bound=budget is None)
+    possible = _USED * budget / seconds()
+    return NetworkPlan(
+        options, batch, layout, possible if steps is None else min(steps, possible), is_bound=True
+    )
 
 
 def _stem(situation: Situation, crop: Size, depth: int) -> tuple[int, str]:
@@ -119,16 +140,21 @@ def _depth(crop: Size, stem: int) -> tuple[int, str]:
     return depth, f"the deepest maps of a crop have {height}x{width} pixels"
 
 
-def _norm(situation: Situation, width: int | None) -> tuple[str, str]:
+def _norm(asked: Asked, situation: Situation, width: int | None) -> tuple[str, str]:
     """Of batches, or where images differ much, of each image by itself.
 
-    600 steps on nuclei under three kinds of microscopes, whose spread is 0.91: 0.76 test mean IoU
-    with batch norm, 0.92 with group norm, which takes 1.2 times as long (docs/log.md); CamVid,
-    membranes, cells and cracks have 0.06 to 0.41.
+    600 steps on nuclei under three kinds of microscopes, whose spread is 0.91: 0.896 test mean IoU
+    with batch norm, 0.922 with group norm, one run each, at 1.2 times the time a step; at three
+    times the learning rate 0.76 and 0.92 (docs/log.md). CamVid, membranes, cells and cracks have
+    0.06 to 0.41.
     """
+    if asked.sync_batchnorm:
+        return "batch", "runtime.sync_batchnorm asks for it"
     spread = situation.image_spread
-    if spread is None or spread < MIXED:
-        return "batch", "images are alike in brightness" if spread is not None else "the usual one"
+    if spread is None:
+        return "batch", "the usual one"
+    if spread < MIXED:
+        return "batch", f"{100 * spread:.0f} % of the variance lies between images: below 60 %"
     if width is not None and width % NORM_GROUPS:
         return "batch", f"{width} channels cannot be put into {NORM_GROUPS} groups"
     return "group", f"{100 * spread:.0f} % of the variance of pixels lies between images"

@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 _TRIAL_S = 0.05  # of reading in this process, after which the rest is estimated
 _WORTHWHILE_S = 1.0  # of work left: starting processes takes half a second
 _TURN_S = 0.05  # of reading at a time in a worker, so that Ctrl-C and the last of them are quick
-_MAX_WORKERS = 32  # each takes 70 MB, and what its largest picture took
+_MAX_WORKERS = 32  # each takes 70 MB, up to 64 of freed memory, and its picture
 
 
 class _Known(NamedTuple):

@@ -295,6 +295,7 @@ def start_tracking(
         track.log_dataset(
             name, split, facts.fingerprint, profile, source=Path(config.data.path or "")
         )
+    track.watch_machine()
     return track
 
 

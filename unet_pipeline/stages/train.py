@@ -241,6 +241,7 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
                     position.step,
                 )
             session.tracked = tracking.resume(folder, send=config.output.tracking == "on")
+            session.track.watch_machine()
         return _run(session)
 
 

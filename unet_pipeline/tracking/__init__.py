@@ -8,18 +8,26 @@ only place that imports mlflow, and only when a run begins.
 
 from __future__ import annotations
 
-from unet_pipeline.tracking.names import experiment_name
+from unet_pipeline.tracking.names import experiment_name, without_credentials
 from unet_pipeline.tracking.opening import attach, resume, start, sync
 from unet_pipeline.tracking.places import tracking_uri
+from unet_pipeline.tracking.relinking import Relinked, relink
 from unet_pipeline.tracking.run import Run, Status
+from unet_pipeline.tracking.viewing import Pages, boards, served
 
 __all__ = [
+    "Pages",
+    "Relinked",
     "Run",
     "Status",
     "attach",
+    "boards",
     "experiment_name",
+    "relink",
     "resume",
+    "served",
     "start",
     "sync",
     "tracking_uri",
+    "without_credentials",
 ]

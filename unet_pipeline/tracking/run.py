@@ -18,6 +18,7 @@ import numpy.typing as npt
 from unet_pipeline.errors import ResourceError
 from unet_pipeline.tracking import places, store
 from unet_pipeline.tracking.courier import Courier
+from unet_pipeline.tracking.machine import MachineWatch
 from unet_pipeline.tracking.names import (
     clean_key,
     finite_metrics,
@@ -25,7 +26,7 @@ from unet_pipeline.tracking.names import (
     flat_tags,
     shorten,
 )
-from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
+from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool, milliseconds
 
 logger = logging.getLogger("unet_pipeline")
 
@@ -54,6 +55,7 @@ class Run:
         self._closed = False
         self._nonfinite: Counter[str] = Counter()
         self._said: dict[tuple[str, int], float] = {}
+        self._machine: MachineWatch | None = None
 
     @property
     def experiment(self) -> str:
@@ -180,6 +182,15 @@ class Run:
             source=str(Path(source).resolve() if isinstance(source, Path) else source),
         )
 
+    def watch_machine(self) -> None:
+        """Add how busy the machine is, until `close`: `system/...`, by seconds of the run."""
+        self._machine = MachineWatch(
+            self.folder,
+            lambda values, second: self.log_metrics(values, step=second),
+            seconds=(milliseconds() - self._courier.identity.started) / 1000,
+        )
+        self._machine.start()
+
     def close(self, status: Status, *, grace: float = _GRACE_SECONDS) -> int:
         """End the run and send the rest; the number of records that could not be sent.
 
@@ -189,6 +200,8 @@ class Run:
         if self._closed:
             return 0
         self._closed = True
+        if self._machine is not None:
+            self._machine.stop()
         if self._nonfinite:
             self.set_tags({"unet.nonfinite": json.dumps(self._nonfinite, ensure_ascii=False)})
         if self._owner:

@@ -101,6 +101,19 @@ def connect(identity: Identity, uri: str) -> Connection:
     return Connection(client, run.info.experiment_id, run.info.run_id)
 
 
+def open_client(uri: str) -> MlflowClient:
+    """A client of the store, which has answered; makes the tables of a new database.
+
+    Raises `UnreachableError`, or whatever the store says.
+    """
+    _preflight(uri)
+    load_mlflow()
+    with _first_use(uri):
+        from mlflow import MlflowClient
+
+        return MlflowClient(uri)
+
+
 def describe(error: BaseException, uri: str) -> str:
     """The reason of a failure in one line, without credentials; what to do, where we know it."""
     lines = without_credentials(str(error)).strip().splitlines()

@@ -81,7 +81,9 @@ def test_one_seed_gives_the_same_weights() -> None:
     assert torch.equal(first, torch.rand(4))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_is_remembered_and_the_former_handler_comes_back(number: int, code: int) -> None:
     former = signal.getsignal(number)
     with stop_on_signals() as stop:
@@ -90,6 +92,16 @@ def test_a_signal_is_remembered_and_the_former_handler_comes_back(number: int, c
         assert stop
         assert stop.exit_code == code
     assert signal.getsignal(number) == former
+
+
+def test_a_closed_terminal_is_no_signal_where_it_is_ignored() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` starts a command
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 class LeftError(Exception):

@@ -37,7 +37,7 @@ has a mapping of its own."""
 
 
 class StopRequest:
-    """Whether SIGINT or SIGTERM has asked the run to end, and with which exit code.
+    """Whether SIGINT, SIGTERM or SIGHUP has asked the run to end, and with which exit code.
 
     The first signal is remembered, so that the work ends between two steps and is saved; a second
     one ends the process at once, if it comes more than `echo_seconds` after the first.
@@ -53,7 +53,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        """128 + the signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for a terminal that was closed."""
         return 128 + (self.signal or 0)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -61,19 +61,25 @@ class StopRequest:
         if self.signal is None:
             self.signal, self._asked = number, time.monotonic()
         elif time.monotonic() - self._asked > self.echo_seconds:
+            with contextlib.suppress(OSError):  # as bytes: a signal may come within a print
+                os.write(2, b"\nerror: asked twice, so left at once; what was saved before stays\n")
             os._exit(128 + number)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """A `StopRequest` that listens to SIGINT and SIGTERM; the former handlers come back after."""
+    """A `StopRequest` that listens to SIGINT, SIGTERM and SIGHUP; former handlers come back after.
+
+    SIGHUP stays ignored where it is, as under `nohup`.
+    """
     # Also where torchrun has started one process alone: it is signalled twice all the same
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     request = StopRequest(ECHO_SECONDS_OF_TORCHRUN if by_torchrun else ECHO_SECONDS)
     try:
         former = {
             number: signal.signal(number, request.handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
     except ValueError:  # signals reach the main thread only; elsewhere the caller keeps them
         yield request

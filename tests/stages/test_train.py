@@ -25,7 +25,7 @@ import unet_pipeline as up
 from tests.stages.conftest import TINY
 from unet_pipeline import cli
 from unet_pipeline.config import TrainConfig, load_config
-from unet_pipeline.stages import loop
+from unet_pipeline.stages import loop, train
 from unet_pipeline.stages.session import Session
 from unet_pipeline.training import engine
 from unet_pipeline.training.checkpoints import load_state
@@ -504,9 +504,52 @@ def test_what_is_resumed_without_anything_left_to_train_says_so_and_keeps_its_se
     settings, history = (folder / "config.yaml").read_bytes(), rows_of(folder)
     capsys.readouterr()
     assert cli.run(["train", "--resume", str(folder), "--max-steps", "3"]) == 0
-    assert "nothing left to train: 6 steps are done" in " ".join(capsys.readouterr().err.split())
+    err = " ".join(capsys.readouterr().err.split())
+    assert "nothing left to train: 6 steps are done, and --max-steps 3 allows no more" in err
     assert (folder / "config.yaml").read_bytes() == settings
     assert rows_of(folder) == history
+
+
+def test_a_spent_budget_is_named_and_looking_again_costs_none_of_it(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["train", "--data", str(scenes), "--tracking", "off", *TINY]
+    assert cli.run([*common, "--budget", "8s", "--run-name", "run"]) == 0
+    folder = Path("runs/digits/run")
+    seconds = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert cli.run(["train", "--resume", str(folder), "--epochs", "100000"]) == 0
+        err = " ".join(capsys.readouterr().err.split())
+        assert "and --budget 8s allows no more; give more to go on" in err
+        seconds.append(load_state(folder)["position"]["seconds"])
+    assert seconds[0] == seconds[1] < 10
+
+
+def test_a_budget_that_is_over_before_the_first_step_leaves_no_folder(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--data", str(scenes), "--budget", "2s", *TINY]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "the budget of 2 s ended before the first step" in err
+    assert not list(Path("runs").glob("*/*"))
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_signal_while_the_tracking_starts_leaves_a_run_that_can_go_on(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = train.start_tracking
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(train, "start_tracking", interrupted)
+    common = ["train", "--data", str(scenes), "--tracking", "off", *TINY]
+    assert cli.run([*common, "--max-steps", "2", "--run-name", "run"]) == 130
+    assert cli.run(["train", "--resume", "runs/digits/run"]) == 0
+    assert load_state(Path("runs/digits/run"))["position"]["step"] == 2
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -344,10 +344,11 @@ def _collate(fetched: Fetched | UserError) -> Batch | UserError:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    # Ctrl-C reaches the whole process group, and so does SIGTERM of `timeout`, SLURM and systemd.
+    # Ctrl-C reaches the whole process group, and so do SIGTERM of `timeout`, SLURM and systemd,
+    # and SIGHUP of a terminal that is closed.
     # What to do about it is the main process's decision, which may still need batches to end the
     # step that it is in. Workers end when it says so, and within 5 s when it is gone.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -33,6 +33,7 @@ from unet_pipeline.runtime import (
     num_cores,
     place,
 )
+from unet_pipeline.training.memory import samples_at_once
 from unet_pipeline.training.optimizers import OPTIMIZERS
 from unet_pipeline.training.plan import Plan, make_plan
 from unet_pipeline.training.schedules import SCHEDULES
@@ -42,6 +43,7 @@ from unet_pipeline.training.trial import seconds_per_step
 logger = logging.getLogger(__name__)
 
 LEAST_BUDGET_TO_MEASURE = 60.0  # seconds: a few steps take a few of them
+TRIAL_PIXELS = 2**20  # of a batch whose steps are timed
 
 
 def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, Plan]:
@@ -152,7 +154,7 @@ def _situation(config: TrainConfig, manifest: Manifest) -> Situation:
         num_processes=world.size,
         local_processes=world.local_size,
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
-        measure=_measure(config, facts),
+        measure=_measure(config, facts, num_train=len(sizes["train"])),
     )
 
 
@@ -183,8 +185,11 @@ def _object_area(facts: DatasetFacts) -> float | None:
     return min(areas, default=None)
 
 
-def _measure(config: TrainConfig, facts: DatasetFacts) -> Measure | None:
-    """How long a step takes on this machine; None where finding out would eat up the budget."""
+def _measure(config: TrainConfig, facts: DatasetFacts, *, num_train: int) -> Measure | None:
+    """How long a step takes on this machine; None where finding out would eat up the budget.
+
+    Of a batch that is large, or that memory does not hold at once, as long as its parts together.
+    """
     budget = config.training.budget_seconds
     if budget is not None and budget < LEAST_BUDGET_TO_MEASURE:
         return None
@@ -199,15 +204,25 @@ def _measure(config: TrainConfig, facts: DatasetFacts) -> Measure | None:
             in_channels=facts.in_channels,
             num_classes=facts.classes.num_classes,
         )
+        world = world_of_environment()
+        share = math.ceil(min(batch, num_train) / world.size)
+        step: dict[str, Any] = {
+            "in_channels": facts.in_channels,
+            "num_classes": facts.classes.num_classes,
+            "image_size": size,
+            "autocast_dtype": precision_of(config, device),
+        }
+        part = share
+        if device.type == "cpu":  # which would be killed for want of memory
+            available = free_memory() // world.local_size
+            part = samples_at_once(network, batch_size=share, available=available, **step)
+        if not part:
+            return math.inf
+        # More would take minutes, and a step's time goes with its pixels
+        part = min(part, max(1, TRIAL_PIXELS // (size[0] * size[1])))
         try:
-            return seconds_per_step(
-                place(network, device, layout),
-                in_channels=facts.in_channels,
-                num_classes=facts.classes.num_classes,
-                image_size=size,
-                batch_size=math.ceil(batch / world_of_environment().size),
-                autocast_dtype=precision_of(config, device),
-            )
+            placed = place(network, device, layout)
+            return seconds_per_step(placed, batch_size=part, **step) * share / part
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from unet_pipeline.datasets.manifest import DatasetFacts, Manifest
 from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.transforms import Transform, build_transform
 from unet_pipeline.distributed import ALONE, World
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.models import (
     ModelCard,
     Segmenter,
@@ -40,6 +41,7 @@ from unet_pipeline.stages.assembly import decided, decoded_bytes, precision_of
 from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
 from unet_pipeline.training.losses.deep import deep_loss
+from unet_pipeline.training.memory import samples_at_once
 from unet_pipeline.training.optimizers import build_optimizer, check_optimizer
 from unet_pipeline.training.schedules import Schedule, build_schedule
 
@@ -62,6 +64,8 @@ class Parts:
     loader: loaders.TrainLoader
     cache: loaders.DecodedCache
     autocast_dtype: torch.dtype | None
+    at_once: int | None
+    """Samples that cross the network together, where memory does not hold all of a batch."""
 
     def close(self) -> None:
         """End the processes that load, and remove what they have left on the disk."""
@@ -91,6 +95,7 @@ def build_parts(
         device,
         decided(config.runtime.memory_format),
     )
+    at_once = _at_once(config, manifest, segmenter, world)
     decay = config.training.ema_decay
     average = WeightAverage(segmenter, decay) if decay else None
     if config.runtime.compile:  # in place, so that the names of a state dict stay
@@ -110,7 +115,39 @@ def build_parts(
         loader=_build_loader(config, manifest, cache, world, pin_memory=device.type == "cuda"),
         cache=cache,
         autocast_dtype=autocast_dtype,
+        at_once=at_once,
     )
+
+
+def _at_once(
+    config: TrainConfig, manifest: Manifest, segmenter: Segmenter, world: World
+) -> int | None:
+    """As many samples as the memory of a CPU holds, which does not refuse but kills.
+
+    None where it holds all. Raises `ResourceError` where it does not hold a single one.
+    """
+    device = choose_device(config.runtime.device)
+    if device.type != "cpu" or config.training.num_pixels:
+        return None
+    batch: int = min(decided(config.training.batch_size), len(manifest.split("train")))
+    share = config.training.micro_batch or math.ceil(batch / world.size)
+    height, width = decided(config.training.image_size)
+    available = free_memory() // world.local_size
+    possible = samples_at_once(
+        segmenter.network,
+        in_channels=manifest.facts.in_channels,
+        num_classes=manifest.facts.classes.num_classes,
+        image_size=(height, width),
+        batch_size=share,
+        autocast_dtype=precision_of(config, device),
+        available=available,
+    )
+    if not possible:
+        raise ResourceError(
+            f"a step on one crop of {height}x{width} pixels takes more than the "
+            f"{available / 1e9:.1f} GB of memory that are free: use a smaller --image-size or model"
+        )
+    return possible if possible < share else None
 
 
 def _of_optimizer(config: TrainConfig, segmenter: Segmenter) -> dict[str, Any]:
@@ -176,6 +213,7 @@ def try_parts(config: TrainConfig, manifest: Manifest) -> None:
     seed_everything(config.runtime.seed)
     segmenter = _with_shared_statistics(build_segmenter(config, manifest.facts), config)
     place(segmenter, choose_device(config.runtime.device))
+    _at_once(config, manifest, segmenter, ALONE)
     check_optimizer(**_of_optimizer(config, segmenter))
     build_schedule(config.schedule.name, config.schedule.options)
     precision_of(config, choose_device(config.runtime.device))

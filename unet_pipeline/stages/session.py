@@ -107,18 +107,32 @@ def progress(session: Session) -> float:
     Of a budget, what goes by before the first step and after the last does not count: the warm-up
     would be over before the first, the learning rate not down at the last.
     """
-    training, position, reached = session.config.training, session.position, session.reached
+    training, reached = session.config.training, session.reached
     budget = training.budget_seconds
     if budget is not None:
         budget = max(budget - reached.seconds_to_end, 0.05 * budget) - reached.seconds_to_begin
         if budget <= 0:
             return 1.0
-    limits = Limits(training.epochs, training.max_steps, budget)
-    return limits.progress(
-        epochs=position.epoch + position.batch / len(session.parts.loader),
-        steps=position.step,
-        seconds=position.elapsed() - reached.seconds_to_begin,
-    )
+    return Limits(training.epochs, training.max_steps, budget).progress(**_done(session))
+
+
+def limits_reached(session: Session) -> str:
+    """The options whose limits allow no more, as on the command line."""
+    training, reached = session.config.training, session.reached
+    done = _done(session)
+    done["seconds"] += reached.seconds_to_begin + reached.seconds_to_end
+    limits = Limits(training.epochs, training.max_steps, training.budget_seconds)
+    return " and ".join(limits.reached(**done))
+
+
+def _done(session: Session) -> dict[str, Any]:
+    """How far a run is, in what limits count."""
+    position = session.position
+    return {
+        "epochs": position.epoch + position.batch / len(session.parts.loader),
+        "steps": position.step,
+        "seconds": position.elapsed() - session.reached.seconds_to_begin,
+    }
 
 
 def save_session(session: Session) -> None:

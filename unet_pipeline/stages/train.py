@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import operator
 import re
 import shlex
@@ -28,6 +29,7 @@ from unet_pipeline.errors import RejectedInputsError, UserError
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.models import load_model
 from unet_pipeline.runtime import (
+    StopRequest,
     choose_device,
     memory_errors,
     place,
@@ -38,13 +40,15 @@ from unet_pipeline.stages.assembly import (
     decided,
     format_plan,
 )
-from unet_pipeline.stages.building import build_parts, try_parts, without_pretrained
+from unet_pipeline.stages.building import Parts, build_parts, try_parts, without_pretrained
 from unet_pipeline.stages.loop import run_epochs
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import by_main, end_job, former_attempt, joined, sign_job
 from unet_pipeline.stages.session import (
+    CLOSING_SECONDS,
     Reached,
     Session,
+    limits_reached,
     log_panel,
     progress,
     restore_parts,
@@ -145,16 +149,40 @@ def _begin(
     config, decisions = by_main(world, lambda: complete_config(given, data))
     with memory_errors(SMALLER):
         parts = build_parts(config, manifest, world, scratch=_scratch(config, world))
+    _refuse_spent(config, position)
+    _take_parts(parts, position)
     folder = by_main(world, lambda: _new_folder(config, experiment))
     track = None
-    with _kept(folder, world):
+    with _kept(folder, world), stop_on_signals() as stop:
         if world.is_main:
             logger.info("%s", format_plan(config, manifest, decisions))
             write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
             manifest.save(folder)
             track = start_tracking(config, manifest, folder, experiment, parent=parent)
         sign_job(folder, world)
-        return _run(Session(config, manifest, folder, parts, position, Reached(), track))
+        return _run(Session(config, manifest, folder, parts, position, Reached(), track), stop)
+
+
+def _refuse_spent(config: TrainConfig, position: Position) -> None:
+    """Raise `UserError` where a budget is over before a folder is made for the run."""
+    budget = config.training.budget_seconds
+    spent = agree_max(position.elapsed())
+    if budget is not None and spent + CLOSING_SECONDS >= budget:
+        raise UserError(
+            f"the budget of {budget:g} s ended before the first step: reading took {spent:.0f} s, "
+            f"and saving takes {CLOSING_SECONDS:.0f}; give a longer --budget"
+        )
+
+
+def _take_parts(parts: Parts, position: Position) -> None:
+    """Let batches go through in parts where memory does not hold them at once."""
+    if parts.at_once is not None and parts.at_once < (position.micro_batch or math.inf):
+        position.micro_batch = parts.at_once
+        logger.warning(
+            "memory does not hold a batch at once: its samples go through the network %d at a "
+            "time, with the same gradient",
+            parts.at_once,
+        )
 
 
 def _scratch(config: TrainConfig, world: World) -> Path:
@@ -213,7 +241,7 @@ def _config_of(folder: Path, overrides: Mapping[str, Any]) -> TrainConfig:
 
 
 def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
-    with _kept(folder, world):
+    with _kept(folder, world), stop_on_signals() as stop:
         if world.is_main:
             for stray in folder.glob(".*.tmp"):  # of a write that was killed; we hold the lock
                 stray.unlink()
@@ -228,21 +256,27 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
         scratch = _scratch(config, world)
         parts = build_parts(without_pretrained(config), manifest, world, scratch=scratch)
         restore_parts(parts, state)
+        _take_parts(parts, position)
         session = Session(config, manifest, folder, parts, position, _reached(folder, state), None)
+        left = agree_max(progress(session)) < 1
+        if not left:
+            position.stop_clock()
         if world.is_main:
-            if progress(session) < 1:
+            if left:
                 write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
                 where = f"epoch {position.epoch}, step {position.step}"
                 logger.info("continuing %s at %s", folder, where)
             else:
                 logger.warning(
-                    "%s has nothing left to train: %d steps are done, and its limits allow no more",
+                    "%s has nothing left to train: %d steps are done, and %s allows no more; give "
+                    "more to go on",
                     folder,
                     position.step,
+                    limits_reached(session),
                 )
             session.tracked = tracking.resume(folder, send=config.output.tracking == "on")
             session.track.watch_machine()
-        return _run(session)
+        return _run(session, stop)
 
 
 def _reached(folder: Path, state: Mapping[str, Any]) -> Reached:
@@ -297,11 +331,11 @@ def _reusable(config: TrainConfig) -> TrainConfig:
     return TrainConfig.model_validate(tree)
 
 
-def _run(session: Session) -> TrainedRun:
+def _run(session: Session, stop: StopRequest) -> TrainedRun:
     """Train, and leave run folder and MLflow run in an honest state however that ends."""
     status: tracking.Status = "FAILED"
     try:
-        with stop_on_signals() as stop, memory_errors(SMALLER):
+        with memory_errors(SMALLER):
             run_epochs(session, stop)
             code = int(agree_max(stop.exit_code if stop else 0))
             if code:
@@ -313,9 +347,10 @@ def _run(session: Session) -> TrainedRun:
                 )
             if session.position.step == 0:
                 raise UserError(
-                    "the budget ended before the first step: reading, validating and saving at the "
-                    f"end take {session.position.elapsed() + session.reached.seconds_to_end:.0f} "
-                    "s; give a longer --budget"
+                    f"the budget of {session.config.training.budget_seconds:g} s ended before the "
+                    "first step: reading, validating and saving at the end take "
+                    f"{session.position.elapsed() + session.reached.seconds_to_end:.0f} s; give a "
+                    "longer --budget"
                 )
             seconds = session.position.elapsed()
             skipped = sum(gather_objects(session.parts.loader.unreadable.counts), Counter[str]())

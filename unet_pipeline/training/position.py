@@ -29,6 +29,17 @@ class Limits:
             fractions.append(seconds / self.budget_seconds)
         return min(1.0, max(fractions))
 
+    def reached(self, *, epochs: float, steps: int, seconds: float) -> list[str]:
+        """The limits that allow no more, with the options that set them."""
+        found = []
+        if self.epochs is not None and epochs >= self.epochs:
+            found.append(f"--epochs {self.epochs}")
+        if self.max_steps is not None and steps >= self.max_steps:
+            found.append(f"--max-steps {self.max_steps}")
+        if self.budget_seconds is not None and seconds >= self.budget_seconds:
+            found.append(f"--budget {self.budget_seconds:g}s")
+        return found
+
 
 @dataclass
 class Position:
@@ -47,15 +58,20 @@ class Position:
     seconds: float = 0.0
     micro_batch: int | None = None
     _started: float = field(default_factory=time.monotonic, repr=False)
+    _stands: bool = field(default=False, repr=False)
 
     def start_clock(self, moment: float | None) -> None:
         """Count the seconds of this session from `moment` of `time.monotonic()`, where given."""
         if moment is not None:
             self._started = moment
 
+    def stop_clock(self) -> None:
+        """Count nothing of this session, in which nothing is trained."""
+        self._stands = True
+
     def elapsed(self) -> float:
         """Seconds of wall clock that the run has taken, over all its sessions."""
-        return self.seconds + time.monotonic() - self._started
+        return self.seconds + (0.0 if self._stands else time.monotonic() - self._started)
 
     def state(self) -> dict[str, Any]:
         """Plain numbers for the checkpoint."""

@@ -188,4 +188,4 @@ def _short(fingerprint: str | None) -> str:
 
 
 def _number(score: float | None) -> str:
-    return "-" if score is None else f"{score:.4f}"
+    return "-" if score is None else f"{score:.6g}"

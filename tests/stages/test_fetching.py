@@ -83,7 +83,7 @@ def test_a_damaged_file_in_the_store_is_refused(
 ) -> None:
     run_id = registered.add_run(client, "first", root=project)
     registered.log_model(client, run_id, model_file, digest="0" * 64)
-    with pytest.raises(UserError, match="damaged: sha256 .*, recorded was 000000"):
+    with pytest.raises(UserError, match=r"damaged: sha256 .*, recorded was 000000"):
         fetch_model(f"runs:/{run_id}")
 
 
@@ -122,7 +122,7 @@ def test_what_the_store_does_not_know_is_told_with_what_it_does(
 
 def test_a_run_without_a_model_is_told(client: MlflowClient, project: Path) -> None:
     run_id = registered.add_run(client, "empty", root=project)
-    with pytest.raises(UserError, match="holds no best.safetensors"):
+    with pytest.raises(UserError, match=r"holds no best\.safetensors"):
         fetch_model(f"runs:/{run_id}")
 
 
@@ -215,9 +215,7 @@ def test_evaluate_by_name_adds_to_a_run_whose_folder_is_elsewhere(
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, store_with_tables: Path
-) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, store_with_tables: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(store_with_tables, folder / "mlflow.db")
     server = Server(folder)
@@ -242,5 +240,5 @@ def test_over_http_a_model_is_promoted_fetched_and_its_loss_of_contact_told(
     assert fetched.run is not None
     assert fetched.run.run_id == old
     server.kill()
-    with pytest.raises(ResourceError, match="MLflow at http://127.0.0.1"):
+    with pytest.raises(ResourceError, match=r"MLflow at http://127\.0\.0\.1"):
         fetch_model("models:/cells@champion")

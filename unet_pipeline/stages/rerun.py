@@ -204,7 +204,7 @@ def _former(run: str, uri: str | None, place: Path) -> tuple[Former, Path]:
         run_id,
         experiment,
         load_config(file, kind=TrainConfig),
-        _manifest(here, Path(tags.get("unet.run_dir", here)) if here == place else here),
+        _manifest(here, Path(tags.get("unet.run_dir", here))),
         history,
         read_environment(here / ENVIRONMENT_NAME) or _environment_of(tags),
         tags,
@@ -213,10 +213,20 @@ def _former(run: str, uri: str | None, place: Path) -> tuple[Former, Path]:
 
 
 def _manifest(here: Path, origin: Path) -> Manifest:
-    """The data of the run, whose table in `here` has paths as seen from `origin`."""
-    samples = load_samples(here / SAMPLES_FILE).samples
-    if here != origin:
-        samples = [_as_from(sample, here.resolve(), origin) for sample in samples]
+    """The data of the run, whose table has paths as seen from its folder.
+
+    here: where the table lies now. origin: where the folder was made, from which the paths may be
+    the right ones still.
+    """
+    samples, gone = load_samples(here / SAMPLES_FILE)
+    if gone:
+        lost = {str(file) for file in gone}
+        samples = [
+            _as_from(sample, here.resolve(), origin)
+            if {sample.image_file, sample.mask_file} & lost
+            else sample
+            for sample in samples
+        ]
     return Manifest(origin, load_facts(here / FACTS_FILE), tuple(samples))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_pipeline.config import DataSettings
-from unet_pipeline.datasets.findings import counted, name_five
+from unet_pipeline.datasets.findings import agree, counted, name_five
 from unet_pipeline.datasets.manifest import Manifest, Sample, count_splits, fingerprint
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.stages.opening import open_data
@@ -56,11 +56,12 @@ def same_data(
     Where the data is not what it was, its former samples and splits are written as a dataset below
     `runs_dir`. Raises `DatasetError` where files of the samples are gone.
     """
+    was = Path(settings.path or "")
     now, settings = _now(settings, place)
     change = _change(former, now)
     if now is not None and _trains_alike(former, now):
         return settings, change
-    samples = _found(former, now)
+    samples = _found(former, now, was=was, place=Path(place) if place else was)
     facts = former.facts.model_copy(
         update={"num_samples": count_splits(samples), "fingerprint": fingerprint(samples)}
     )
@@ -101,8 +102,11 @@ def _trains_alike(former: Manifest, now: Manifest) -> bool:
     return former.facts.model_dump(exclude=unseen) == now.facts.model_dump(exclude=unseen)
 
 
-def _found(former: Manifest, now: Manifest | None) -> tuple[Sample, ...]:
-    """The former samples with the places and contents of now; `DatasetError` for those gone."""
+def _found(former: Manifest, now: Manifest | None, *, was: Path, place: Path) -> tuple[Sample, ...]:
+    """The former samples with the places and contents of now; `DatasetError` for those gone.
+
+    was, place: where the data was, and is. A sample that is no longer listed may still have files.
+    """
     known = {sample.sample_id: sample for sample in now.samples} if now else {}
     samples, missing = [], []
     for sample in former.samples:
@@ -110,13 +114,22 @@ def _found(former: Manifest, now: Manifest | None) -> tuple[Sample, ...]:
         if current is not None:
             sample = replace(current, split=sample.split, group=sample.group, fold=None)
         else:
-            files = [sample.image] + ([sample.mask] if sample.mask else [])
-            missing += [str(file) for file in files if not file.is_file()]
-            sample = replace(sample, fold=None)
+            image = _moved(sample.image, was, place)
+            mask = None if sample.mask is None else _moved(sample.mask, was, place)
+            missing += [str(file) for file in (image, mask) if file and not file.is_file()]
+            sample = replace(sample, image_file=image, mask_file=mask, fold=None)
         samples.append(sample)
     if missing:
         raise DatasetError(
-            f"{counted(len(missing), 'file')} of the run's samples are not there any more: "
-            f"{name_five(missing)}; put them back, or name their new place with --data"
+            f"{counted(len(missing), 'file')} of the run's samples "
+            f"{agree(len(missing), 'are')} not there any more: {name_five(missing)}; put them back, or name their new place with --data"
         )
     return tuple(samples)
+
+
+def _moved(file: Path, was: Path, place: Path) -> Path:
+    """Where a file lies now, if it has moved with its dataset."""
+    if file.is_relative_to(was):
+        candidate = place.absolute() / file.relative_to(was)
+        return candidate if candidate.is_file() else file
+    return file

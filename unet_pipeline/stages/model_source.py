@@ -50,4 +50,6 @@ def find_model(model: str) -> ModelSource:
         return ModelSource(Path(model), runs.find_run_folder(Path(model)))
     fetched = tracking.fetch_model(model)
     folder = fetched.run.folder(Path(RUNS_DIR)) if fetched.run else None
+    if folder is not None:
+        folder = runs.find_run_folder(folder)  # what was cleared away is elsewhere too
     return ModelSource(fetched.path, folder, fetched.run)

@@ -19,6 +19,7 @@ from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, 
 from unet_pipeline.datasets.samples_csv import load_samples
 from unet_pipeline.errors import UserError
 from unet_pipeline.runtime import choose_device, describe_machine
+from unet_pipeline.stages.processes import refuse_several
 from unet_pipeline.stages.rerun_data import DataChange, same_data
 from unet_pipeline.stages.train import TrainedRun, train
 from unet_pipeline.tracking import lookup
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 RERUN_OF = "unet.rerun_of"
 _FILES = (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.HISTORY_NAME, ENVIRONMENT_NAME)
+_SHOWN = 8
 
 Changes = dict[str, tuple[str, str]]
 """What differs -> (then, now)."""
@@ -138,6 +140,7 @@ def rerun(run: str, wishes: Wishes | None = None) -> Rerun:
     `DatasetError` where files of its samples are gone, and what `train` raises.
     """
     wishes = wishes or Wishes()
+    refuse_several("unet rerun")
     with tempfile.TemporaryDirectory() as place:
         former, config_file = _former(run, wishes.tracking_uri, Path(place))
         config = load_config(config_file, wishes.overrides(former), kind=TrainConfig)
@@ -258,12 +261,15 @@ def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> Changes:
 def _say(former: Former, changes: dict[str, Changes], data: DataChange) -> None:
     """The lines before the training: what is not as it was."""
     logger.info("training again what %s did", former.name)
+    kept = {
+        "code": "mlflow.source.git.commit" in former.tags,
+        "packages": "packages" in (former.environment or {}),
+    }
     for subject, differing in changes.items():
         shown = [f"{key} {then} -> {now}" for key, (then, now) in differing.items()]
-        more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
-        logger.info("%s: %s", subject, (", ".join(shown[:8]) + more) if shown else "as it was")
-    if former.environment is None:
-        logger.info("packages: the run has not kept which it had")
+        more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        told = "as it was" if kept.get(subject, True) else "the run has not kept what it had"
+        logger.info("%s: %s", subject, (", ".join(shown[:_SHOWN]) + more) if shown else told)
     logger.info("data: %s", data)
 
 

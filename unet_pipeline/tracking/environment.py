@@ -61,10 +61,13 @@ def environment_changes(
 
 
 def code_changes(then: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """What differs of the code of the working directory, by the tags of a run then."""
+    """What differs of the code in the working directory, by the tags of a run then.
+
+    Uncommitted changes are told even where both had some: nobody knows whether they were the same.
+    """
     now = git_tags(Path.cwd())
     keys = {"commit": "mlflow.source.git.commit", "uncommitted changes": "unet.git_dirty"}
     pairs = {
         word: (then.get(key, "unknown"), now.get(key, "unknown")) for word, key in keys.items()
     }
-    return {word: pair for word, pair in pairs.items() if pair[0] != pair[1]}
+    return {word: pair for word, pair in pairs.items() if pair[0] != pair[1] or "true" in pair}

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +148,8 @@ def _version(client: MlflowClient, uri: str, name: str, number: str) -> StoredMo
         ) from error
     model_id = version.model_id or _model_id(version.source)
     if model_id:
-        return _logged_model(client, uri, model_id)
+        stored = _logged_model(client, uri, model_id)
+        return replace(stored, sha256=stored.sha256 or version.tags.get(SHA256))
     run = _run_of(client, uri, version.run_id)
     return StoredModel(
         f"models:/{name}/{number}",

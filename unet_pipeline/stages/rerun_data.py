@@ -122,7 +122,8 @@ def _found(former: Manifest, now: Manifest | None, *, was: Path, place: Path) ->
     if missing:
         raise DatasetError(
             f"{counted(len(missing), 'file')} of the run's samples "
-            f"{agree(len(missing), 'are')} not there any more: {name_five(missing)}; put them back, or name their new place with --data"
+            f"{agree(len(missing), 'are')} not there any more: {name_five(missing)}; put them "
+            "back, or name their new place with --data"
         )
     return tuple(samples)
 

@@ -95,10 +95,11 @@ def adopt(folder: Path, run: KnownRun) -> Run:
 
     folder: where all that is said from here is kept first; made where it is not there.
     """
-    spool = Spool(folder)
-    if spool.load() is None:
+    spool, where = Spool(folder), without_credentials(run.uri)
+    known = spool.load()
+    if known is None or known.tracking_uri != where:  # a server may have moved meanwhile
         identity = Identity(
-            tracking_uri=without_credentials(run.uri),
+            tracking_uri=where,
             experiment=run.experiment,
             run_name=run.name,
             experiment_id=run.experiment_id,

@@ -43,6 +43,12 @@ PLANNED = {
 """What the plan of a training decides from data, device and time where it is left open."""
 
 
+MODEL_HELP = (
+    "A run folder, a model file, a .pth state dict, or a model in MLflow: models:/NAME@ALIAS, "
+    "models:/NAME/VERSION, models:/m-ID, runs:/ID."
+)
+
+
 class Settings(pydantic.BaseModel):
     """A section: frozen, and a key that it does not know is an error."""
 
@@ -336,7 +342,7 @@ class TrainConfig(Settings):
 class EvaluateConfig(Settings):
     """What `unet evaluate` does."""
 
-    model: str | None = Field(None, description="A run folder, a model file, or a .pth state dict.")
+    model: str | None = Field(None, description=MODEL_HELP)
     data: DataSettings = DataSettings()
     split: Literal["train", "val", "test", "all"] = Field("test", description="Split to score.")
     output: str | None = Field(None, description="Folder for the report (beside the model).")
@@ -352,7 +358,7 @@ class PredictConfig(Settings):
     """What `unet predict` does."""
 
     inputs: tuple[str, ...] = Field((), description="Images, folders or quoted globs.")
-    model: str | None = Field(None, description="A run folder, a model file, or a .pth state dict.")
+    model: str | None = Field(None, description=MODEL_HELP)
     output: str | None = Field(None, description="Folder for the masks.")
     save: Words = Field(
         ("mask",),

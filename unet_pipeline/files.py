@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import platformdirs
+
 from unet_pipeline.errors import OutputInUseError, ResourceError, UserError
 
 # What the operating system says when the machine, not the program, is at fault.
@@ -29,6 +31,12 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 LOCK_NAME = ".lock"
 """The file by which a process holds a folder."""
+
+
+def cache_folder() -> Path:
+    """Where this program keeps what it can get again: $UNET_CACHE_DIR, or the user's cache."""
+    named = os.environ.get("UNET_CACHE_DIR")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("unet-pipeline")
 
 
 def resource_reason(error: OSError) -> str | None:

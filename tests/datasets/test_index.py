@@ -18,9 +18,9 @@ from unet_pipeline.datasets.images import (
 from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.datasets.options import Options
-from unet_pipeline.datasets.scan.store import cache_folder
 from unet_pipeline.datasets.threads import in_threads
 from unet_pipeline.errors import DatasetError, UserError
+from unet_pipeline.files import cache_folder
 
 RealData = Callable[[str], Path]
 RNG = np.random.default_rng(0)

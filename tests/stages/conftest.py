@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unet_pipeline import cli
+from unet_pipeline.tracking import store
 
 TINY = ["--set", "model.base_channels=4", "--set", "model.depth=2", "--image-size", "64",
         "--batch-size", "4", "--device", "cpu", "--amp", "off",
@@ -39,6 +40,24 @@ def session_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "--output", str(folder), "--run-name", "tiny", *TINY]  # fmt: skip
     assert cli.run(arguments) == 0
     return folder / "digits" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def store_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables, made once: that takes seconds."""
+    store.load_mlflow()
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path, store_with_tables: Path) -> Path:
+    """The working directory, with an empty store in it."""
+    shutil.copy(store_with_tables, tmp_path / "mlflow.db")
+    return tmp_path
 
 
 @pytest.fixture

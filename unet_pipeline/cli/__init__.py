@@ -14,7 +14,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from unet_pipeline import __version__
-from unet_pipeline.cli import evaluate, listing, predict, prepare, relink, sync, train, ui
+from unet_pipeline.cli import (
+    evaluate,
+    listing,
+    predict,
+    prepare,
+    promote,
+    relink,
+    rerun,
+    sync,
+    train,
+    ui,
+)
 from unet_pipeline.ending import LEFT, LEFT_NOTHING, exit_code_of, leave
 from unet_pipeline.errors import UserError
 
@@ -36,6 +47,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.command,
     "predict": predict.command,
     "list": listing.command,
+    "promote": promote.command,
+    "rerun": rerun.command,
     "ui": ui.command,
     "sync": sync.command,
     "relink": relink.command,

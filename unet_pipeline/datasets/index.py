@@ -16,8 +16,8 @@ from unet_pipeline.datasets.manifest import FACTS_FILE, Manifest, Sample
 from unet_pipeline.datasets.options import Options
 from unet_pipeline.datasets.pages import Pages, expand_pages
 from unet_pipeline.datasets.scan import Progress, ScanStore
-from unet_pipeline.datasets.scan.store import cache_folder
 from unet_pipeline.errors import DatasetError
+from unet_pipeline.files import cache_folder
 
 
 def find(

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from unet_pipeline import tracking
 from unet_pipeline.classes import Classes, MaskValue, parse_value
-from unet_pipeline.config import RUNS_DIR, EvaluateConfig, TrainConfig, load_config
+from unet_pipeline.config import EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.class_matching import by_names
 from unet_pipeline.datasets.formats.class_list import ClassList
@@ -35,6 +34,7 @@ from unet_pipeline.runtime import choose_device, choose_precision, memory_errors
 from unet_pipeline.stages.assembly import (
     given_or,
 )
+from unet_pipeline.stages.model_source import ModelSource, find_model
 from unet_pipeline.stages.opening import find_data, open_data
 from unet_pipeline.training import run_folder as runs
 
@@ -72,15 +72,15 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
     """
     if not config.model:
         raise UserError("no model: give --model, a run folder or a model file")
-    model_path = Path(config.model)
     device = choose_device(config.runtime.device)
-    run_dir = runs.find_run_folder(model_path)
     if config.output:
         require_writable(Path(config.output))
+    source = find_model(config.model)
+    config = config.model_copy(update={"model": str(source.path)})
     with memory_errors("use --device cpu"):
-        segmenter = place(load_model(model_path), device)
-    target = _find_target(config, run_dir, manifest)
-    folder = make_writable_folder(_report_folder(config, run_dir, target))
+        segmenter = place(load_model(source.path), device)
+    target = _find_target(config, source.run_dir, manifest)
+    folder = make_writable_folder(_report_folder(config, source, target))
     classes, card = _classes(segmenter, target), segmenter.card
     # One function for scores and for pictures, so that both show the same prediction
     options: dict[str, Any] = {
@@ -113,7 +113,7 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
     )
     evaluation = Evaluation(folder, config.split, scores, classes)
     logger.info("report: %s", folder)
-    url = _track(config, run_dir, evaluation, target, card.facts)
+    url = _track(config, source, evaluation, target, card.facts)
     if url:
         logger.info("this run: %s", url)
     return evaluation
@@ -164,12 +164,10 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
     return Target(name, chosen, void, fingerprint, class_list)
 
 
-def _report_folder(config: EvaluateConfig, run_dir: Path | None, target: Target) -> Path:
+def _report_folder(config: EvaluateConfig, source: ModelSource, target: Target) -> Path:
     if config.output:
         return Path(config.output)
-    model = Path(str(config.model))
-    parent = run_dir or Path(RUNS_DIR) / runs.slug(model.stem)
-    return parent / "evaluation" / runs.slug(f"{target.name}-{config.split}{_suffix(config)}")
+    return source.home / "evaluation" / runs.slug(f"{target.name}-{config.split}{_suffix(config)}")
 
 
 def _suffix(config: EvaluateConfig) -> str:
@@ -213,20 +211,20 @@ def _of_the_model(samples: Iterable[Labelled], card: ModelCard) -> Iterator[Labe
 
 def _track(
     config: EvaluateConfig,
-    run_dir: Path | None,
+    source: ModelSource,
     evaluation: Evaluation,
     target: Target,
     facts: dict[str, Any],
 ) -> str | None:
     """Add the figures and the report to the MLflow run that made the model; its page."""
-    if config.tracking == "off" or run_dir is None:
+    if config.tracking == "off" or not source.has_run:
         return None
     # other data than the model was trained on must not pass for its own test split
     known = facts.get("fingerprint") == target.fingerprint
     group = config.split if known else f"{config.split}-{runs.slug(target.name)}"
     group += _suffix(config)
     figures = headline_figures(evaluation.scores, evaluation.classes)
-    track = tracking.attach(run_dir)
+    track = source.attach()
     track.log_metrics({f"{group}/{name}": value for name, value in figures.items()}, step=0)
     track.log_artifact(evaluation.folder, "evaluation")
     track.close("FINISHED")

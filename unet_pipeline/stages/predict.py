@@ -24,6 +24,7 @@ from unet_pipeline.models import load_model
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
 from unet_pipeline.stages.assembly import given_or
+from unet_pipeline.stages.model_source import find_model
 from unet_pipeline.training.run_folder import create_run_folder
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def predict_files(config: PredictConfig) -> PredictedFiles:
     if config.track:
         require_writable(Path(RUNS_DIR))
     with memory_errors("use --device cpu"):
-        segmenter = place(load_model(str(config.model)), device)
+        segmenter = place(load_model(find_model(str(config.model)).path), device)
     with progress_bar("predicting", total=len(jobs), unit="images") as bar:
         result = predict_folder(
             segmenter,

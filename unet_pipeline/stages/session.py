@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import math
 import shlex
@@ -23,11 +24,13 @@ from unet_pipeline.distributed import broadcast_object, gather_objects
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.evaluation import pair
 from unet_pipeline.evaluation.augmentation_grid import augmentation_grid
+from unet_pipeline.files import write_atomic
 from unet_pipeline.inference import predict_image
 from unet_pipeline.models import Segmenter, save_model
 from unet_pipeline.runtime import choose_device, describe_machine
 from unet_pipeline.stages.assembly import decided
 from unet_pipeline.stages.building import Parts
+from unet_pipeline.tracking.environment import ENVIRONMENT_NAME, environment
 from unet_pipeline.training import run_folder as runs
 from unet_pipeline.training.checkpoints import load_state, save_state
 from unet_pipeline.training.position import Limits, Position
@@ -281,10 +284,11 @@ def start_tracking(
     *,
     params: dict[str, Any] | None = None,
     parent: tracking.Run | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> tracking.Run:
     """A new MLflow run that knows the settings, the data and the machine.
 
-    params: those to show, where they are not the settings of a training.
+    params: those to show, where they are not the settings of a training. tags: more of them.
     """
     facts = manifest.facts
     machine = describe_machine(choose_device(config.runtime.device))
@@ -297,6 +301,7 @@ def start_tracking(
             **{f"unet.{name}": value for name, value in machine.items()},
             "unet.dataset": facts.name,
             "unet.fingerprint": facts.fingerprint,
+            **(tags or {}),
         },
         leaderboard=LEADERBOARD,
         parent=parent,
@@ -309,8 +314,15 @@ def start_tracking(
         track.log_dataset(
             name, split, facts.fingerprint, profile, source=Path(config.data.path or "")
         )
+    if (folder / ENVIRONMENT_NAME).is_file():
+        track.log_artifact(folder / ENVIRONMENT_NAME)
     track.watch_machine()
     return track
+
+
+def write_environment(folder: Path) -> None:
+    """Keep what the run computes with: a later `unet rerun` says what differs."""
+    write_atomic(folder / ENVIRONMENT_NAME, json.dumps(environment(), indent=2) + "\n")
 
 
 def headline(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:

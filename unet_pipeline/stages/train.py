@@ -55,6 +55,7 @@ from unet_pipeline.stages.session import (
     run_note,
     say_what_next,
     start_tracking,
+    write_environment,
     write_model,
 )
 from unet_pipeline.training import run_folder as runs
@@ -115,11 +116,13 @@ def train(
     manifest: Manifest | None = None,
     parent: tracking.Run | None = None,
     started: float | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> TrainedRun:
     """Train as `config` says; what it leaves open is decided from the data and the device.
 
     manifest: the data, where it is open already. parent: the run that this one is a part of.
     started: when the clock of the budget began (`time.monotonic()`); now, by default.
+    tags: more words about the run, for MLflow.
     Raises `DatasetError` for data that cannot be trained on, `DivergedError` for a loss that is
     not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
     """
@@ -129,7 +132,7 @@ def train(
         former = former_attempt(Path(config.output.runs_dir), world)
         if former is not None:  # a process was lost, and torchrun has started all of them again
             return _continue(former, _config_of(former, {}), world)
-        return _begin(config, world, position, manifest, parent)
+        return _begin(config, world, position, manifest, parent, tags or {})
 
 
 def _begin(
@@ -138,6 +141,7 @@ def _begin(
     position: Position,
     manifest: Manifest | None,
     parent: tracking.Run | None,
+    tags: Mapping[str, str],
 ) -> TrainedRun:
     """A new run, from its settings."""
     require_writable(Path(config.output.runs_dir))
@@ -158,7 +162,8 @@ def _begin(
             logger.info("%s", format_plan(config, manifest, decisions))
             write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
             manifest.save(folder)
-            track = start_tracking(config, manifest, folder, experiment, parent=parent)
+            write_environment(folder)
+            track = start_tracking(config, manifest, folder, experiment, parent=parent, tags=tags)
         sign_job(folder, world)
         return _run(Session(config, manifest, folder, parts, position, Reached(), track), stop)
 

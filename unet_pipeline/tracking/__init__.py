@@ -8,21 +8,29 @@ only place that imports mlflow, and only when a run begins.
 
 from __future__ import annotations
 
+from unet_pipeline.tracking.fetching import FetchedModel, fetch_model, is_reference
+from unet_pipeline.tracking.lookup import KnownRun, find_run
 from unet_pipeline.tracking.names import experiment_name, without_credentials
-from unet_pipeline.tracking.opening import attach, resume, start, sync
+from unet_pipeline.tracking.opening import adopt, attach, resume, start, sync
 from unet_pipeline.tracking.places import tracking_uri
 from unet_pipeline.tracking.relinking import Relinked, relink
 from unet_pipeline.tracking.run import Run, Status
 from unet_pipeline.tracking.viewing import Pages, boards, served
 
 __all__ = [
+    "FetchedModel",
+    "KnownRun",
     "Pages",
     "Relinked",
     "Run",
     "Status",
+    "adopt",
     "attach",
     "boards",
     "experiment_name",
+    "fetch_model",
+    "find_run",
+    "is_reference",
     "relink",
     "resume",
     "served",

@@ -14,6 +14,7 @@ from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.tracking import places, store
 from unet_pipeline.tracking.courier import Courier
 from unet_pipeline.tracking.facts import origin_tags
+from unet_pipeline.tracking.lookup import KnownRun
 from unet_pipeline.tracking.names import check_experiment, without_credentials
 from unet_pipeline.tracking.run import Run
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
@@ -87,6 +88,29 @@ def attach(run_dir: Path) -> Run:
     run = _reopened(run_dir, owner=False)
     run.dispatch()
     return run
+
+
+def adopt(folder: Path, run: KnownRun) -> Run:
+    """The run of another machine, which MLflow has, to add something to, as with `attach`.
+
+    folder: where all that is said from here is kept first; made where it is not there.
+    """
+    spool, where = Spool(folder), without_credentials(run.uri)
+    known = spool.load()
+    if known is None or known.tracking_uri != where:  # a server may have moved meanwhile
+        identity = Identity(
+            tracking_uri=where,
+            experiment=run.experiment,
+            run_name=run.name,
+            experiment_id=run.experiment_id,
+            run_id=run.run_id,
+        )
+        if run.key is not None:
+            identity = identity.model_copy(update={"key": run.key})
+        with spool.guarded(IDENTITY), contextlib.suppress(ResourceError):
+            folder.mkdir(parents=True, exist_ok=True)
+            spool.save(identity)
+    return attach(folder)
 
 
 def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:

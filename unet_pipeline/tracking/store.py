@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unet_pipeline.errors import UserError
 from unet_pipeline.tracking.facts import user_name
 from unet_pipeline.tracking.names import folder_name, shorten, without_credentials
 from unet_pipeline.tracking.places import VIEW_KEY, database_path, is_local, is_server
@@ -42,6 +43,7 @@ _PREFLIGHT_SECONDS = 3.0
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which belongs to the command's result
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
@@ -99,6 +101,19 @@ def connect(identity: Identity, uri: str) -> Connection:
         _nest(client, run, identity)
         _furnish(client, run.info.experiment_id, identity.leaderboard)
     return Connection(client, run.info.experiment_id, run.info.run_id)
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client of the store at `uri`, to ask it something; nothing is made.
+
+    Raises `UserError` where there is no database, `UnreachableError`, or whatever the store says.
+    """
+    if is_local(uri) and not (database_path(uri).is_file() and database_path(uri).stat().st_size):
+        raise UserError(
+            f"there is no MLflow store {database_path(uri)}: go to the folder of the runs, or set "
+            "MLFLOW_TRACKING_URI"
+        )
+    return open_client(uri)
 
 
 def open_client(uri: str) -> MlflowClient:

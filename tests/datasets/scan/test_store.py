@@ -17,7 +17,8 @@ from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.datasets.formats import Pair
 from unet_pipeline.datasets.scan import PairScan, ScanStore, reading, scan_pairs, tables
 from unet_pipeline.datasets.scan import store as store_module
-from unet_pipeline.datasets.scan.store import FILE_NAME, cache_folder
+from unet_pipeline.datasets.scan.store import FILE_NAME
+from unet_pipeline.files import cache_folder
 
 
 def write_pairs(folder: Path, count: int = 3) -> list[Pair]:

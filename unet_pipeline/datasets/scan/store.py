@@ -19,7 +19,6 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from unet_pipeline.datasets.scan import tables
 from unet_pipeline.datasets.scan.content import stamp_of
@@ -34,6 +33,7 @@ from unet_pipeline.datasets.scan.reading import (
     topic_of_details,
 )
 from unet_pipeline.datasets.scan.records import PairScan
+from unet_pipeline.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,6 @@ FILE_NAME = "scans-1.sqlite"
 _BATCH = 256  # readings a transaction
 _FRESH_NS = 20_000_000  # the clock of file times ticks every 4 to 10 ms
 _DAY_S = 86_400
-
-
-def cache_folder() -> Path:
-    """Where this program keeps what it can compute again: $UNET_CACHE_DIR, or the user's cache."""
-    named = os.environ.get("UNET_CACHE_DIR")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("unet-pipeline")
 
 
 class ScanStore:

@@ -1,0 +1,118 @@
+"""Registered models: which version an alias names, a run's model registered, an alias moved."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from unet_pipeline.errors import UserError
+from unet_pipeline.tracking.fetching import FetchedModel, fetch_model
+from unet_pipeline.tracking.lookup import (
+    MODEL_NAME,
+    SHA256,
+    KnownRun,
+    asking,
+    is_unknown,
+    known_run,
+    model_of_run,
+)
+from unet_pipeline.tracking.store import RUN_KEY, open_store
+
+FINGERPRINT = "unet.fingerprint"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A version of a registered model; run: what made it, None where the store has lost that."""
+
+    version: str
+    run: KnownRun | None
+
+
+def check_registered_name(name: str) -> str:
+    """`name`, if a registered model can be called so; raises `UserError` otherwise."""
+    if not name.strip() or re.search(r"[/:@]", name) or not name.isprintable():
+        raise UserError(f"--name {name!r}: a registered model's name has no '/', ':' or '@'")
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """`alias`, if MLflow takes it; raises `UserError` otherwise, before anything is changed."""
+    reserved = alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias)
+    if reserved or not re.fullmatch(r"[\w-]{1,255}", alias, re.ASCII):
+        raise UserError(
+            f"--alias {alias!r}: use letters, digits, _ and -; not 'latest', nor 'v1', 'v2', ..."
+        )
+    return alias
+
+
+def names_of(run: KnownRun) -> list[str]:
+    """The names under which the model of `run` is registered."""
+    with asking(run.uri):
+        found = open_store(run.uri).search_model_versions(f"run_id = '{run.run_id}'")
+        return sorted({version.name for version in found})
+
+
+def holder(uri: str, name: str, alias: str) -> Holder | None:
+    """The version of `name` that has `alias`; None where none has, or the name is new."""
+    with asking(uri):
+        client = open_store(uri)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            number = client.get_registered_model(name).aliases.get(alias)
+        except MlflowException as error:
+            if not is_unknown(error):
+                raise
+            return None
+        if number is None:
+            return None
+        version = client.get_model_version(name, str(number))
+        try:
+            run = known_run(client, uri, version.run_id) if version.run_id else None
+        except UserError:
+            run = None
+        return Holder(str(number), run)
+
+
+def register(run: KnownRun, name: str) -> str:
+    """The version of `name` that is the model of `run`, registered now where it was not yet."""
+    with asking(run.uri):
+        client = open_store(run.uri)
+        from mlflow.exceptions import MlflowException
+
+        model = model_of_run(client, run)
+        registered = client.search_model_versions(f"name = '{name}' AND run_id = '{run.run_id}'")
+        same = [v for v in registered if not model.model_id or v.model_id in (None, model.model_id)]
+        if same:
+            return str(max(int(version.version) for version in same))
+        fetched: FetchedModel | None = None
+        if model.sha256 is None:  # sent by an earlier version: also proves that there is a file
+            fetched = fetch_model(f"runs:/{run.run_id}", run.uri)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        tags = {
+            SHA256: model.sha256 or (fetched.sha256 if fetched else None),
+            FINGERPRINT: run.tags.get(FINGERPRINT),
+            RUN_KEY: run.key,
+        }
+        inner = (
+            f"models:/{model.model_id}" if model.model_id else f"{run.artifact_uri}/{MODEL_NAME}"
+        )
+        version = client.create_model_version(
+            name,
+            inner,
+            run.run_id,
+            tags={key: value for key, value in tags.items() if value},
+            model_id=model.model_id,
+        )
+        return str(version.version)
+
+
+def point(uri: str, name: str, alias: str, version: str) -> None:
+    """Give `alias` of `name` to `version`; the store takes it from another one in the same step."""
+    with asking(uri):
+        open_store(uri).set_registered_model_alias(name, alias, version)

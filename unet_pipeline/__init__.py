@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # name -> the module that holds it; the names are the public interface
 _HOMES = {
+    "ChainConfig": "unet_pipeline.config",
     "EvaluateConfig": "unet_pipeline.config",
     "PredictConfig": "unet_pipeline.config",
     "PrepareConfig": "unet_pipeline.config",
@@ -22,6 +23,7 @@ _HOMES = {
     "check": "unet_pipeline.stages.prepare",
     "train": "unet_pipeline.stages.train",
     "evaluate": "unet_pipeline.stages.evaluate",
+    "run_chain": "unet_pipeline.stages.chain",
     "compare": "unet_pipeline.stages.compare",
     "cross_validate": "unet_pipeline.stages.cross_validate",
     "predict_files": "unet_pipeline.stages.predict",

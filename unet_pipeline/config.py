@@ -379,6 +379,18 @@ class PredictConfig(Settings):
     track: bool = Field(False, description="Record this prediction as an MLflow run.")
 
 
+class ChainConfig(TrainConfig):
+    """What `unet run` does: a training's settings, and below them what its other steps have alone.
+
+    data: of the source, which is prepared. inference, runtime: of all steps, where one of them has
+    none of its own.
+    """
+
+    prepare: PrepareConfig = PrepareConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+
+
 def load_config(
     path: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -401,6 +413,6 @@ def load_config(
         kind,
         path,
         overrides,
-        recipe_file=recipe_file if kind is TrainConfig else None,
+        recipe_file=recipe_file if issubclass(kind, TrainConfig) else None,
         without=PLANNED if auto else {},
     )

@@ -15,6 +15,7 @@ import typer
 
 from unet_pipeline import __version__
 from unet_pipeline.cli import (
+    chain,
     evaluate,
     listing,
     predict,
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.command,
     "evaluate": evaluate.command,
     "predict": predict.command,
+    "run": chain.command,
     "list": listing.command,
     "promote": promote.command,
     "rerun": rerun.command,

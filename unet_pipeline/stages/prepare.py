@@ -134,7 +134,7 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
     brought up to date: its samples keep their split and fold, its classes stay.
     """
     path = config.data.path
-    output = _output_of(config)
+    output = output_of(config)
     _refuse_what_does_not_go_together(config, output)
     if config.update and Manifest.is_in(output):
         return _update(config, output)
@@ -170,7 +170,7 @@ def prepare(config: PrepareConfig) -> PreparedDataset:
         refuse_given_splits(config.data, found)
         if config.tile:
             found = _tiled(found, source or output, place, config)
-        name = _dataset_name(config, source, output)
+        name = dataset_name(config, source, output)
         diagnosis = _examine(config, found, source or output, name, former)
         log_findings(diagnosis.findings)
         if config.fix:
@@ -269,14 +269,14 @@ def _name_of(source: Path) -> str:
     return resolved.stem if resolved.is_file() else resolved.name
 
 
-def _dataset_name(config: PrepareConfig, source: Path | None, output: Path) -> str:
+def dataset_name(config: PrepareConfig, source: Path | None, output: Path) -> str:
     """A source is often called `train`, which says nothing: a named output names the dataset."""
     if source is None:
         return SAMPLE_NAME
     return output.resolve().name if config.output or not source.exists() else _name_of(source)
 
 
-def _output_of(config: PrepareConfig) -> Path:
+def output_of(config: PrepareConfig) -> Path:
     """Where the result goes: --output, or data/<name of the source>."""
     if config.output:
         return Path(config.output)

@@ -14,7 +14,7 @@ import re
 import shlex
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,14 @@ def train(
     parent: tracking.Run | None = None,
     started: float | None = None,
     tags: Mapping[str, str] | None = None,
+    on_begin: Callable[[Path], None] | None = None,
 ) -> TrainedRun:
     """Train as `config` says; what it leaves open is decided from the data and the device.
 
     manifest: the data, where it is open already. parent: the run that this one is a part of.
     started: when the clock of the budget began (`time.monotonic()`); now, by default.
     tags: more words about the run, for MLflow.
+    on_begin: told the run folder before the first step.
     Raises `DatasetError` for data that cannot be trained on, `DivergedError` for a loss that is
     not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
     """
@@ -132,7 +134,7 @@ def train(
         former = former_attempt(Path(config.output.runs_dir), world)
         if former is not None:  # a process was lost, and torchrun has started all of them again
             return _continue(former, _config_of(former, {}), world)
-        return _begin(config, world, position, manifest, parent, tags or {})
+        return _begin(config, world, position, manifest, parent, tags or {}, on_begin)
 
 
 def _begin(
@@ -142,6 +144,7 @@ def _begin(
     manifest: Manifest | None,
     parent: tracking.Run | None,
     tags: Mapping[str, str],
+    on_begin: Callable[[Path], None] | None,
 ) -> TrainedRun:
     """A new run, from its settings."""
     require_writable(Path(config.output.runs_dir))
@@ -163,6 +166,8 @@ def _begin(
             write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
             manifest.save(folder)
             write_environment(folder)
+            if on_begin is not None:
+                on_begin(folder)
             track = start_tracking(config, manifest, folder, experiment, parent=parent, tags=tags)
         sign_job(folder, world)
         return _run(Session(config, manifest, folder, parts, position, Reached(), track), stop)

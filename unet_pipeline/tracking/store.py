@@ -219,6 +219,9 @@ def _recorded_run(client: MlflowClient, identity: Identity) -> MlflowRun | None:
     if run.info.lifecycle_stage == "deleted":
         logger.warning("tracking: run %s was deleted in MLflow: restored", identity.run_name)
         client.restore_run(identity.run_id)
+    # Now, not with the other tags: a run below this one finds it by its key, and may be quick
+    if identity.adopted and RUN_KEY not in run.data.tags:
+        client.set_tag(identity.run_id, RUN_KEY, identity.key)
     # `mlflow run` leaves the name to chance; a name that a person has chosen stays
     if identity.adopted and re.fullmatch(r"[a-z]+-[a-z]+-\d+", run.info.run_name or ""):
         client.update_run(identity.run_id, name=identity.run_name)

@@ -182,7 +182,9 @@ def test_every_other_entry_point_runs(
         images = chained["source"] / "images"
         evaluated = project.run("evaluate", model=model)
         predicted = project.run("predict", images=images, model=model, output=masks)
-        return [train, evaluated, predicted, project.run("check", source=chained["source"])]
+        again = project.run("rerun", run=model, output=runs)
+        checked = project.run("check", source=chained["source"])
+        return [train, evaluated, predicted, again, checked]
 
     with ThreadPoolExecutor(2) as pool:  # each start takes seconds
         jobs = [pool.submit(job) for job in (trained, folded, laddered)]

@@ -47,6 +47,10 @@ def test_every_entry_point_runs(tmp_path: Path) -> None:
     run("baselines", data=data, output=tmp_path / "ladder", amp="off", **{
         "max-steps": 1, "image-size": 32, "set": "model.base_channels=4",
     })  # fmt: skip
+    run("sweep", data=data, output=tmp_path / "sweep", amp="off", **{
+        "param": "loss=ce,dice; model.bilinear=true,false", "max-steps": 1, "image-size": 32,
+        "set": "model.base_channels=4",
+    })  # fmt: skip
     run("evaluate", model=folder)
     run("predict", images=data / "test" / "images", model=folder, output=masks)
     assert len(list(masks.glob("*.png"))) == 1
@@ -56,7 +60,7 @@ def test_every_entry_point_runs(tmp_path: Path) -> None:
     records = client.search_runs([experiment.experiment_id])
     entry, parent = "mlflow.project.entryPoint", "mlflow.parentRunId"
     made = {r.data.tags[entry]: r for r in records if entry in r.data.tags}
-    assert set(made) == {"prepare", "train", "baselines", "evaluate", "predict"}
+    assert set(made) == {"prepare", "train", "baselines", "sweep", "evaluate", "predict"}
     rungs = [r for r in records if r.data.tags.get(parent) == made["baselines"].info.run_id]
     assert len(rungs) == 4  # majority, mlp, lenet, unet; otsu is for two classes
     assert {record.info.status for record in made.values()} == {"FINISHED"}

@@ -22,6 +22,7 @@ from unet_pipeline.cli import (
     promote,
     relink,
     rerun,
+    sweep,
     sync,
     train,
     ui,
@@ -44,6 +45,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": prepare.command,
     "train": train.command,
+    "sweep": sweep.command,
     "evaluate": evaluate.command,
     "predict": predict.command,
     "list": listing.command,

@@ -19,6 +19,7 @@ BREACHES = {
     "mlflow": ("stages/train.py", "import mlflow"),
     "albumentations": ("datasets/loaders.py", "import albumentations"),
     "smp": ("models/unet.py", "import segmentation_models_pytorch"),
+    "optuna": ("stages/sweep.py", "import optuna"),
     "typer": ("stages/train.py", "import typer"),
     "light": ("config.py", "import torch"),
 }

@@ -9,7 +9,7 @@ import pytest
 
 import unet_pipeline
 
-HEAVY = "torch", "mlflow", "torchvision", "matplotlib", "albumentations", "sklearn"
+HEAVY = "torch", "mlflow", "torchvision", "matplotlib", "albumentations", "sklearn", "optuna"
 
 
 def modules_after(code: str) -> set[str]:
@@ -21,7 +21,15 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["trian"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["predict", "--help"],
+        ["sweep", "--help"],
+        ["--version"],
+        ["trian"],
+    ],
 )
 def test_help_imports_neither_torch_nor_mlflow(arguments: list[str]) -> None:
     loaded = modules_after(

@@ -176,6 +176,10 @@ def test_every_other_entry_point_runs(
     def laddered() -> list[Run]:
         return [project.run("baselines", data=data, output=runs, **SMALL)]
 
+    def swept() -> list[Run]:
+        space = {"param": "loss=ce,dice; model.bilinear=true,false"}
+        return [project.run("sweep", data=data, output=runs, **space, **SMALL | {"max-steps": 1})]
+
     def trained() -> list[Run]:
         train = project.run("train", data=data, output=runs, **{"run-name": "mine"}, **SMALL)
         model, masks = next(runs.glob("*/mine")), tmp_path / "masks"
@@ -187,7 +191,7 @@ def test_every_other_entry_point_runs(
         return [train, evaluated, predicted, again, checked]
 
     with ThreadPoolExecutor(2) as pool:  # each start takes seconds
-        jobs = [pool.submit(job) for job in (trained, folded, laddered)]
+        jobs = [pool.submit(job) for job in (trained, folded, laddered, swept)]
     made = [run for job in jobs for run in job.result()]
     assert len(list((tmp_path / "masks").glob("*.png"))) == 12
     assert {run.info.status for run in made} == {"FINISHED"}
@@ -198,6 +202,7 @@ def test_every_other_entry_point_runs(
     below = Counter(run.data.tags.get(PARENT) for run in project.runs())
     assert below[by_entry["baselines"]] == 5  # majority, otsu, mlp, lenet, unet
     assert below[by_entry["folds"]] == 2
+    assert below[by_entry["sweep"]] == 4
     train = project.client.get_run(by_entry["train"])
     assert train.data.params["data"] == str(data)
     assert "val/mean_iou" in train.data.metrics  # the run that `mlflow run` made, adopted

@@ -23,6 +23,7 @@ from unet_pipeline.cli import (
     promote,
     relink,
     rerun,
+    sweep,
     sync,
     train,
     ui,
@@ -45,6 +46,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": prepare.command,
     "train": train.command,
+    "sweep": sweep.command,
     "evaluate": evaluate.command,
     "predict": predict.command,
     "run": chain.command,

@@ -165,7 +165,7 @@ def _train_epoch(session: Session, stop: StopRequest, shown: _Progress) -> None:
 
 
 def _goes_on(session: Session, stop: StopRequest) -> bool:
-    if any_rank(bool(stop)):
+    if any_rank(bool(stop) or session.given_up):
         return False
     if _is_trained(session):  # a run that was stopped then: the end of the epoch is missing
         return True

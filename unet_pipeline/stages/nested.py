@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -13,7 +13,7 @@ from unet_pipeline import tracking
 from unet_pipeline.config import EvaluateConfig, TrainConfig, WindowSettings, dump_config
 from unet_pipeline.console import log_to_file
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Split
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import OutputInUseError, UserError
 from unet_pipeline.evaluation import Scores
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.runtime import memory_errors
@@ -47,7 +47,7 @@ def open_shared(config: TrainConfig, *, splits: tuple[Split, ...]) -> tuple[Mani
     These are the settings that `config` was given, with the experiment of all and no name.
     Raises `UserError` for a folder of runs that cannot be written, and what `open_data` raises.
     """
-    refuse_several("a run made of runs (--baselines, --fold all)")
+    refuse_several("a run made of runs (sweep, --baselines, --fold all)")
     require_writable(Path(config.output.runs_dir))
     manifest = open_data(config.data, splits=splits)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
@@ -97,11 +97,13 @@ def open_parent(
     run_name: str | None,
     stem: str,
     row: str,
+    params: Mapping[str, Any] | None = None,
 ) -> Iterator[Parent]:
     """A new run folder and MLflow run for the table; both end in an honest state.
 
     config: the settings that the runs below share, completed. stem: of the folder's name where
         `run_name` is None, and what stands in MLflow as the model. row: what a row is called.
+    params: what else MLflow shows, or other than in `config`.
     Raises `UserError`, before anything is written, for options and weights that do not fit.
     """
     with memory_errors("use a smaller model"):
@@ -111,24 +113,50 @@ def open_parent(
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
         write_atomic(folder / runs.CONFIG_NAME, dump_config(config))
         manifest.save(folder)
-        params: dict[str, Any] = headline(config, manifest) | {"model.name": stem}
-        track = start_tracking(config, manifest, folder, experiment, params=params)
-        parent = Parent(folder, track, row)
-        status: tracking.Status = "KILLED"
-        try:
+        shown: dict[str, Any] = headline(config, manifest) | {"model.name": stem}
+        track = start_tracking(
+            config, manifest, folder, experiment, params={**shown, **(params or {})}
+        )
+        with _ended_honestly(Parent(folder, track, row)) as parent:
             yield parent
-            status = "FAILED" if parent.failures else "FINISHED"
-        except InterruptedRunError:
-            raise
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.LOG_NAME):
-                track.log_artifact(folder / name)
-            if status == "KILLED":
-                logger.info("the table so far, of %d %ss: %s", parent.num_rows, row, folder)
-            track.close(status)
+
+
+@contextlib.contextmanager
+def reopen_parent(folder: Path, *, row: str, send: bool) -> Iterator[tuple[Parent, bool]]:
+    """The parent in `folder`, and whether it goes on here: else another process holds it.
+
+    send: as for `tracking.start`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(folder))
+        except OutputInUseError:  # the process that holds it says how the run has ended
+            is_owner, track = False, tracking.attach(folder)
+        else:
+            is_owner, track = True, tracking.resume(folder, send=send)
+        stack.enter_context(log_to_file(folder / runs.LOG_NAME))
+        yield stack.enter_context(_ended_honestly(Parent(folder, track, row))), is_owner
+
+
+@contextlib.contextmanager
+def _ended_honestly(parent: Parent) -> Iterator[Parent]:
+    """`parent`, its run closed with the status that is true."""
+    folder, track = parent.folder, parent.track
+    status: tracking.Status = "KILLED"
+    try:
+        yield parent
+        status = "FAILED" if parent.failures else "FINISHED"
+    except InterruptedRunError:
+        raise
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.LOG_NAME):
+            track.log_artifact(folder / name)
+        if status == "KILLED":
+            logger.info("the table so far, of %d %ss: %s", parent.num_rows, parent.row, folder)
+        track.close(status)
 
 
 def train_below(parent: Parent, config: TrainConfig, manifest: Manifest) -> TrainedRun:

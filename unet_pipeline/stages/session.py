@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 NUM_PANELS = 4
 CLOSING_SECONDS = 2.5  # of a budget: for the models, files and lines with which a run ends
+Watch = Callable[[float, float], bool]
 LEADERBOARD = (
     "metrics.best/mean_iou",
     "metrics.test/mean_iou",
@@ -85,6 +86,9 @@ class Session:
     reached: Reached
     tracked: tracking.Run | None
     """None in all processes but the main one, which tells of the run and writes its files."""
+    watch: Watch | None = None
+    """Told (progress, mean IoU) after each validation; True gives the run up."""
+    given_up: bool = False
 
     @property
     def is_main(self) -> bool:

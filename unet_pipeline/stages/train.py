@@ -48,6 +48,7 @@ from unet_pipeline.stages.session import (
     CLOSING_SECONDS,
     Reached,
     Session,
+    Watch,
     limits_reached,
     log_panel,
     progress,
@@ -77,7 +78,7 @@ class TrainedRun:
 
     seconds: wall clock until the last validation was saved. num_unreadable: files that were skipped
     because they could not be read; the log names them. stop_code: the exit code of a signal
-    that came when there was nothing left to stop.
+    that came when there was nothing left to stop. pruned: whether `watch` has given the run up.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class TrainedRun:
     tracking_url: str | None
     num_unreadable: int = 0
     stop_code: int | None = None
+    pruned: bool = False
 
     def raise_for_unreadable(self) -> None:
         """Raise `RejectedInputsError` where files were skipped."""
@@ -118,6 +120,7 @@ def train(
     started: float | None = None,
     tags: Mapping[str, str] | None = None,
     on_begin: Callable[[Path], None] | None = None,
+    watch: Watch | None = None,
 ) -> TrainedRun:
     """Train as `config` says; what it leaves open is decided from the data and the device.
 
@@ -125,6 +128,8 @@ def train(
     started: when the clock of the budget began (`time.monotonic()`); now, by default.
     tags: more words about the run, for MLflow.
     on_begin: told the run folder before the first step.
+    watch: told (progress, mean IoU) after each validation; where it says True, the run ends there,
+    as KILLED in MLflow, its models kept.
     Raises `DatasetError` for data that cannot be trained on, `DivergedError` for a loss that is
     not finite, `InterruptedRunError` after a signal, `UserError` for settings that cannot work.
     """
@@ -134,7 +139,7 @@ def train(
         former = former_attempt(Path(config.output.runs_dir), world)
         if former is not None:  # a process was lost, and torchrun has started all of them again
             return _continue(former, _config_of(former, {}), world)
-        return _begin(config, world, position, manifest, parent, tags or {}, on_begin)
+        return _begin(config, world, position, manifest, parent, tags or {}, on_begin, watch)
 
 
 def _begin(
@@ -145,6 +150,7 @@ def _begin(
     parent: tracking.Run | None,
     tags: Mapping[str, str],
     on_begin: Callable[[Path], None] | None,
+    watch: Watch | None,
 ) -> TrainedRun:
     """A new run, from its settings."""
     require_writable(Path(config.output.runs_dir))
@@ -170,7 +176,8 @@ def _begin(
                 on_begin(folder)
             track = start_tracking(config, manifest, folder, experiment, parent=parent, tags=tags)
         sign_job(folder, world)
-        return _run(Session(config, manifest, folder, parts, position, Reached(), track), stop)
+        session = Session(config, manifest, folder, parts, position, Reached(), track, watch)
+        return _run(session, stop)
 
 
 def _refuse_spent(config: TrainConfig, position: Position) -> None:
@@ -366,7 +373,7 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
             skipped = sum(gather_objects(session.parts.loader.unreadable.counts), Counter[str]())
             if session.is_main:
                 _finish(session)
-        status = "FINISHED"
+        status = "KILLED" if session.given_up else "FINISHED"
     finally:
         session.parts.close()
         if session.is_main:
@@ -383,12 +390,15 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
         session.track.url if session.is_main else None,
         len(skipped),
         stop.exit_code if stop else None,
+        session.given_up,
     )
 
 
 def _finish(session: Session) -> None:
     """Keep the last model beside the best, picture the best, and give all of it to MLflow."""
     folder, reached, track = session.folder, session.reached, session.track
+    if session.given_up:
+        track.set_tags({"unet.pruned": True})
     last = reached.history[-1]
     write_model(session, folder / runs.LAST_NAME, last)
     if not reached.best:

@@ -60,6 +60,8 @@ def validate(session: Session, stop: StopRequest) -> dict[str, float]:
             write_model(session, session.folder / runs.BEST_NAME, reached.best)
     else:
         reached.since_best += 1
+    if session.watch is not None and session.watch(share, row["val/mean_iou"]):
+        session.given_up = True
     return row
 
 

@@ -28,6 +28,7 @@ _HOMES = {
     "cross_validate": "unet_pipeline.stages.cross_validate",
     "predict_files": "unet_pipeline.stages.predict",
     "predict": "unet_pipeline.inference",
+    "Predictor": "unet_pipeline.inference",
     "Segmenter": "unet_pipeline.models",
     "UNet": "unet_pipeline.models",
     "LeNet": "unet_pipeline.models",

@@ -320,7 +320,8 @@ def test_register_takes_one_training(
 # ---- loaded elsewhere
 
 ELSEWHERE = """
-import base64, json, sys
+import base64, faulthandler, json, sys
+faulthandler.dump_traceback_later(240, exit=True)  # what hangs says where
 from pathlib import Path
 import numpy as np, pandas, PIL.Image, io
 import mlflow.pyfunc
@@ -359,7 +360,7 @@ def test_pyfunc_loads_the_model_in_a_folder_of_its_own_without_pickle(
         ),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr

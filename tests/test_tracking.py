@@ -795,6 +795,41 @@ def test_a_run_is_whole_on_a_server(project: Path, server: Server) -> None:
     assert not (project / "mlruns").exists()
 
 
+def test_a_model_is_whole_on_a_server_and_registered_once(project: Path, server: Server) -> None:
+    run = begin(project, "with-model", uri=server.uri)
+    run.log_dataset("cells-val", "val", "abc", {})
+    (run.folder / "best.safetensors").write_bytes(b"weights")
+    run.log_model(
+        run.folder / "best.safetensors",
+        network="unet",
+        example=b"an image",
+        params={"model": {"depth": 2}},
+        tags={"unet.fingerprint": "abc"},
+        register="on-a-server",
+        description="**best**",
+    )
+    scores = {"best/mean_iou": 0.5, "best/loss": float("nan")}
+    run.log_model_metrics(run.folder / "best.safetensors", scores, dataset=("cells-val", "abc"))
+    assert run.close("FINISHED") == 0
+    (run.folder / "tracking.sent").unlink()
+    tracking.sync(run.folder)
+
+    client = MlflowClient(server.uri)
+    stored = client.get_run(run.run_id or "")
+    (output,) = stored.outputs.model_outputs
+    models = client.search_logged_models([stored.info.experiment_id])
+    (model,) = [model for model in models if model.source_run_id == run.run_id]
+    assert (model.model_id, str(model.status)) == (output.model_id, "READY")
+    assert model.params == {"model.depth": "2"}
+    (metric,) = model.metrics
+    assert (metric.key, metric.value, metric.dataset_name) == ("best/mean_iou", 0.5, "cells-val")
+    assert points(client, run.run_id or "", "best/mean_iou") == [(0, 0.5)]
+    files = client.list_logged_model_artifacts(model.model_id)
+    assert {"MLmodel", "artifacts", "model_code.py"} <= {file.path for file in files}
+    (version,) = client.search_model_versions("name = 'on-a-server'")
+    assert (version.run_id, version.description) == (run.run_id, "**best**")
+
+
 def test_a_server_killed_in_the_middle_loses_nothing(
     project: Path, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,6 +31,7 @@ _HOMES = {
     "sweep": "unet_pipeline.stages.sweep",
     "predict_files": "unet_pipeline.stages.predict",
     "predict": "unet_pipeline.inference",
+    "Predictor": "unet_pipeline.inference",
     "Segmenter": "unet_pipeline.models",
     "UNet": "unet_pipeline.models",
     "LeNet": "unet_pipeline.models",

@@ -274,9 +274,8 @@ class OutputSettings(Settings):
     run_name: str | None = Field(None, description="Name of the run (numbered where not given).")
     experiment: str | None = Field(None, description="MLflow experiment (the dataset's name).")
     tracking: Switch = Field("on", description="Record the run in MLflow: on or off.")
-    tracking_uri: str | None = Field(
-        None, description="MLflow server or store (mlflow.db in this directory)."
-    )
+    tracking_uri: str | None = Field(None, description="MLflow server or store (mlflow.db here).")
+    register_as: str | None = Field(None, description="Registered model to add a version to.")
 
 
 class PrepareConfig(Settings):

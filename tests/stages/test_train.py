@@ -381,9 +381,9 @@ def test_a_run_lands_where_a_bare_mlflow_ui_finds_it(scenes: Path, tmp_path: Pat
         assert key in run.data.metrics, key
     assert len(client.get_metric_history(run.info.run_id, "val/mean_iou")) == 3
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"model", "config.yaml", "dataset.yaml", "samples.csv", "history.csv"} <= kept
-    models = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
-    assert "model/best.safetensors" in models
+    assert {"weights", "config.yaml", "dataset.yaml", "samples.csv", "history.csv"} <= kept
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert (model.name, model.source_run_id) == ("model", run.info.run_id)
     contexts = {tag.value for entry in run.inputs.dataset_inputs for tag in entry.tags}
     assert contexts == {"train", "val"}
     assert "unet predict" in run.data.tags["mlflow.note.content"]

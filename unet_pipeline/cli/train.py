@@ -64,6 +64,9 @@ def command(
     tracking_uri: Annotated[
         str | None, setting(TrainConfig, "output.tracking_uri", "--tracking-uri")
     ] = None,
+    register: Annotated[
+        str | None, setting(TrainConfig, "output.register_as", "--register")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Continue the run in this folder.")
     ] = None,
@@ -103,6 +106,8 @@ def command(
         if resume is not None or dry_run:
             asked, way = ("--baselines", "") if baselines else ("--fold all", ", or name one fold")
             raise UserError(f"{asked} trains anew: leave out --resume and --dry-run{way}")
+        if settings.output.register_as:
+            raise UserError("--register takes one training: leave out --baselines and --fold all")
         if baselines and every_fold:
             raise UserError("--baselines takes one fold, such as --fold 0, or none")
         from unet_pipeline.stages.compare import Comparison, compare

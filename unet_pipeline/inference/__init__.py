@@ -6,11 +6,13 @@ from unet_pipeline.inference.inputs import (
     Input,
     Job,
     collect_inputs,
+    decode_pixels,
     fit_image,
     plan_outputs,
     read_pixels,
 )
 from unet_pipeline.inference.outputs import OUTPUTS
+from unet_pipeline.inference.requests import Predictor, example_image
 from unet_pipeline.inference.scoring import ImageScores, score
 from unet_pipeline.inference.sliding_window import (
     BATCH_SIZE,
@@ -29,7 +31,10 @@ __all__ = [
     "ImageScores",
     "Input",
     "Job",
+    "Predictor",
     "collect_inputs",
+    "decode_pixels",
+    "example_image",
     "fit_image",
     "plan_outputs",
     "predict",

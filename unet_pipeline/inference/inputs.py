@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -12,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from unet_pipeline.datasets.images import IMAGE_EXTENSIONS, read_image, to_channels
+from unet_pipeline.datasets.images import (
+    IMAGE_EXTENSIONS,
+    decode_image,
+    read_image,
+    to_channels,
+)
 from unet_pipeline.datasets.manifest import natural_key
 from unet_pipeline.datasets.raster import PAGES_HINT
 from unet_pipeline.errors import DatasetError, UserError
@@ -117,16 +123,18 @@ def read_pixels(path: Path, card: ModelCard) -> npt.NDArray[Any]:
     of the channels of an image, or has pixels of another type than those of training, whose scale
     would be a guess.
     """
-    try:
+    with _one_picture():
         image = read_image(path)
-    except DatasetError as error:
-        if PAGES_HINT not in str(error):
-            raise
-        text = str(error).replace(PAGES_HINT, _PAGES_REMEDY)
-        raise DatasetError(text) from error
     if image.shape[2] == 1 < card.in_channels:
         _refuse_one_of_channels(path, card.in_channels)
     return fit_image(image, card, source=str(path))
+
+
+def decode_pixels(data: bytes, card: ModelCard, *, source: str) -> npt.NDArray[Any]:
+    """`read_pixels` for the content of a file; source: what messages call it."""
+    with _one_picture():
+        image = decode_image(data, source=source)
+    return fit_image(image, card, source=source)
 
 
 def fit_image(image: npt.NDArray[Any], card: ModelCard, *, source: str) -> npt.NDArray[Any]:
@@ -139,6 +147,18 @@ def fit_image(image: npt.NDArray[Any], card: ModelCard, *, source: str) -> npt.N
             f"ones from {card.value_range[0]:g} to {card.value_range[1]:g}; convert it to those"
         )
     return to_channels(image, card.in_channels, source)
+
+
+@contextlib.contextmanager
+def _one_picture() -> Iterator[None]:
+    """Say of a file of several pages what can be done about it here."""
+    try:
+        yield
+    except DatasetError as error:
+        if PAGES_HINT not in str(error):
+            raise
+        text = str(error).replace(PAGES_HINT, _PAGES_REMEDY)
+        raise DatasetError(text) from error
 
 
 def _refuse_one_of_channels(path: Path, in_channels: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -40,24 +41,35 @@ class Output:
     write: Callable[[Prediction, Path], None]
 
 
-def write_mask(prediction: Prediction, path: Path) -> None:
+def encode_mask(prediction: Prediction) -> bytes:
     """The mask in the values and the encoding of the training masks: PNG, grey, palette or RGB.
 
     A palette makes classes visible in any viewer while the pixels stay the values.
     """
     classes = prediction.classes
-    path.write_bytes(encode_png(classes.to_values(prediction.indices), _palette(classes)))
+    return encode_png(classes.to_values(prediction.indices), _palette(classes))
 
 
-def write_color(prediction: Prediction, path: Path) -> None:
+def encode_color(prediction: Prediction) -> bytes:
     """The mask in the colours of the classes: RGB PNG."""
-    path.write_bytes(encode_png(prediction.classes.to_colors(prediction.indices)))
+    return encode_png(prediction.classes.to_colors(prediction.indices))
 
 
-def write_overlay(prediction: Prediction, path: Path) -> None:
+def encode_overlay(prediction: Prediction) -> bytes:
     """The image with the classes laid over it: RGB PNG."""
-    picture = overlay(prediction.image, prediction.indices, prediction.classes)
-    path.write_bytes(encode_png(picture))
+    return encode_png(overlay(prediction.image, prediction.indices, prediction.classes))
+
+
+PICTURES: dict[str, Callable[[Prediction], bytes]] = {
+    "mask": encode_mask,
+    "color": encode_color,
+    "overlay": encode_overlay,
+}
+"""kind of output -> the PNG file of it."""
+
+
+def _write_picture(kind: str, prediction: Prediction, path: Path) -> None:
+    path.write_bytes(PICTURES[kind](prediction))
 
 
 def write_probabilities(prediction: Prediction, path: Path) -> None:
@@ -76,9 +88,9 @@ def write_probabilities(prediction: Prediction, path: Path) -> None:
 
 
 OUTPUTS: dict[str, Output] = {
-    "mask": Output(".png", write_mask),
-    "color": Output("_color.png", write_color),
-    "overlay": Output("_overlay.png", write_overlay),
+    "mask": Output(".png", functools.partial(_write_picture, "mask")),
+    "color": Output("_color.png", functools.partial(_write_picture, "color")),
+    "overlay": Output("_overlay.png", functools.partial(_write_picture, "overlay")),
     "probabilities": Output("_probabilities.npy", write_probabilities),
 }
 

@@ -17,6 +17,7 @@ from unet_pipeline.models import Segmenter, build_network, save_model
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, place
 from unet_pipeline.stages.building import model_card
+from unet_pipeline.stages.publishing import log_model
 from unet_pipeline.stages.session import start_tracking
 from unet_pipeline.training import run_folder as runs
 
@@ -63,7 +64,7 @@ def fit_rule(
         manifest.save(folder)
         origin = {"run": folder.name, "dataset": facts.name, "fingerprint": facts.fingerprint}
         save_model(folder / runs.BEST_NAME, segmenter, facts=origin)
-        track.log_artifact(folder / runs.BEST_NAME, "model")
+        log_model(track, folder / runs.BEST_NAME, card, manifest)
         for file in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE):
             track.log_artifact(folder / file)
         status = "FINISHED"

@@ -44,11 +44,13 @@ from unet_pipeline.stages.building import Parts, build_parts, try_parts, without
 from unet_pipeline.stages.loop import run_epochs
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import by_main, end_job, former_attempt, joined, sign_job
+from unet_pipeline.stages.publishing import best_scores, log_model
 from unet_pipeline.stages.session import (
     CLOSING_SECONDS,
     Reached,
     Session,
     Watch,
+    headline,
     limits_reached,
     log_panel,
     progress,
@@ -69,7 +71,7 @@ SMALLER = "use a smaller --batch-size, --image-size or model"
 RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
              "training.patience", "training.strict", "training.cache_fraction",
              "training.disk_fraction", "data.path", "runtime.device", "runtime.workers",
-             "output.tracking")  # fmt: skip
+             "output.tracking", "output.register_as")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _begin(
     with main_first():  # what it reads, the others find in the cache
         manifest = manifest or open_data(config.data, splits=("train", "val"))
     data, given = manifest, config
+    tracking.check_model_name(config.output.register_as)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     by_main(world, lambda: _check_folder(given, experiment))  # before minutes of decoding
     config, decisions = by_main(world, lambda: complete_config(given, data))
@@ -332,6 +335,7 @@ class PlannedRun:
 
 def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
+    tracking.check_model_name(config.output.register_as)
     manifest = open_data(config.data, splits=("train", "val"))
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     _check_folder(config, experiment)
@@ -407,11 +411,16 @@ def _finish(session: Session) -> None:
         write_model(session, folder / runs.BEST_NAME, last)
     best = place(load_model(folder / runs.BEST_NAME), choose_device(session.config.runtime.device))
     log_panel(session, best, group="final", step=0)
-    scores = {name.removeprefix("val/"): v for name, v in reached.best.items() if "val/" in name}
-    track.log_metrics({f"best/{n}": v for n, v in scores.items() if "/" not in n}, step=0)
-    track.log_metrics({"best/epoch": reached.best["epoch"]}, step=0)
-    for name in (runs.BEST_NAME, runs.LAST_NAME):
-        track.log_artifact(folder / name, "model")
+    log_model(
+        track,
+        folder / runs.BEST_NAME,
+        best.card,
+        session.manifest,
+        scores=best_scores(reached.best),
+        params=headline(session.config, session.manifest),
+        register=session.config.output.register_as,
+    )
+    track.log_artifact(folder / runs.LAST_NAME, "weights")
     for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.HISTORY_NAME, runs.LOG_NAME):
         track.log_artifact(folder / name)
     track.log_note(run_note(session))

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from unet_pipeline.tracking.fetching import FetchedModel, fetch_model, is_reference
 from unet_pipeline.tracking.lookup import KnownRun, find_run
-from unet_pipeline.tracking.names import experiment_name, without_credentials
+from unet_pipeline.tracking.names import (
+    check_model_name,
+    experiment_name,
+    without_credentials,
+)
 from unet_pipeline.tracking.opening import adopt, attach, resume, start, sync
 from unet_pipeline.tracking.places import tracking_uri
 from unet_pipeline.tracking.relinking import Relinked, relink
@@ -27,6 +31,7 @@ __all__ = [
     "adopt",
     "attach",
     "boards",
+    "check_model_name",
     "experiment_name",
     "fetch_model",
     "find_run",

@@ -45,6 +45,15 @@ def check_experiment(name: str) -> str:
     return name
 
 
+def check_model_name(name: str | None) -> str | None:
+    """`name`, if it can be a registered model; raises `UserError` otherwise."""
+    if name is not None and (
+        not name.strip() or not name.isprintable() or re.search("[/:']", name)
+    ):
+        raise UserError(f"--register {name!r}: a model's name is text without / and : and '")
+    return name
+
+
 def clean_key(key: str, *, ascii_only: bool = False) -> str:
     """`key` with whatever MLflow refuses replaced by `_`; never empty.
 

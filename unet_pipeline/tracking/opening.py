@@ -118,8 +118,8 @@ def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
 
     uri: another store than the run's own: the run is copied there, or, if it has never reached a
     store, moved there for good. Sending again adds nothing.
-    The counts: metrics (points), params, tags, datasets, artifacts, images, and `missing` files,
-    `rejected` records.
+    The counts: metrics (points), params, tags, datasets, artifacts, images, models, versions
+    `registered`, and `missing` files, `rejected` records.
     Raises `UserError` where there is no run, and `ResourceError` where the store does not answer.
     """
     spool = Spool(run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -19,6 +20,7 @@ from unet_pipeline.errors import ResourceError
 from unet_pipeline.tracking import places, store
 from unet_pipeline.tracking.courier import Courier
 from unet_pipeline.tracking.machine import MachineWatch
+from unet_pipeline.tracking.model_sender import MODEL_SHA, file_digest
 from unet_pipeline.tracking.names import (
     clean_key,
     finite_metrics,
@@ -190,6 +192,62 @@ class Run:
             seconds=(milliseconds() - self._courier.identity.started) / 1000,
         )
         self._machine.start()
+
+    def log_model(
+        self,
+        weights: Path,
+        *,
+        network: str,
+        example: bytes,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        register: str | None = None,
+        description: str = "",
+    ) -> None:
+        """The model file `weights` of the run folder, as `runs:/<run id>/model`; once a file.
+
+        network: its name. example: a small image file that the model takes. register: the
+        registered model that it becomes a version of. description: of that version.
+        """
+        sha256 = file_digest(weights)
+        self._spool.append(
+            "model",
+            path=weights.relative_to(self.folder).as_posix(),
+            sha256=sha256,
+            network=network,
+            example=base64.b64encode(example).decode(),
+            params=flat_params(params),
+            tags=flat_tags({**tags, store.RUN_KEY: self.key, MODEL_SHA: sha256}),
+            register=register,
+            description=description,
+        )
+
+    def log_model_metrics(
+        self,
+        weights: Path,
+        metrics: Mapping[str, Any],
+        *,
+        dataset: tuple[str, str],
+        step: int = 0,
+        time: int | None = None,
+    ) -> None:
+        """Metrics of the run that are scores of the model file `weights` on a dataset.
+
+        dataset: name and digest, as they were given to `log_dataset`. time: milliseconds; points
+        that are said again with the same one are the same points. Now, where it is not given.
+        """
+        values, dropped = finite_metrics(metrics)
+        point = {"t": time or milliseconds(), "step": int(step), "values": values}
+        self._spool.append("metrics", **point, nonfinite=dropped)
+        name, digest = dataset
+        self._spool.append(
+            "model_metrics",
+            **point,
+            key=self.key,
+            sha256=file_digest(weights),
+            dataset=shorten(name, _MAX_DATASET_NAME),
+            digest=digest[:_MAX_DIGEST],
+        )
 
     def close(self, status: Status, *, grace: float = _GRACE_SECONDS) -> int:
         """End the run and send the rest; the number of records that could not be sent.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from unet_pipeline.tracking.model_sender import send_model_metrics, send_models
 from unet_pipeline.tracking.names import MAX_TAG, same_value, shorten
 from unet_pipeline.tracking.spool import Record
 from unet_pipeline.tracking.store import Connection
@@ -158,12 +159,15 @@ SENDERS: dict[str, Sender] = {
     "status": send_status,
     "artifact": send_artifacts,
     "image": send_images,
+    "model": send_models,
+    "model_metrics": send_model_metrics,
 }
 """kind of record -> how it is sent."""
 
 LANES: dict[str, tuple[str, ...]] = {
     "facts": ("params", "tags", "metrics", "dataset", "status"),
     "files": ("artifact", "image"),
+    "models": ("model", "model_metrics"),
 }
 """Kinds that are sent in order; a lane that is stuck does not hold up the other.
 

@@ -43,7 +43,8 @@ _PREFLIGHT_SECONDS = 3.0
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which belongs to the command's result
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # would copy the user's uv.lock into the folder of a model
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one more would run into ours
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
@@ -73,6 +74,7 @@ def load_mlflow() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SQLAlchemy deprecates what MLflow still uses
         import mlflow.entities
+        import mlflow.pyfunc
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     _install_filter()
 

@@ -39,7 +39,7 @@ class Curves:
         """
         points = {key: value for key, value in values.items() if (key, step) not in self._said}
         if share is not None:
-            place = int(share * POINTS)
+            place = int(share * POINTS + 1e-6)  # 56/300 of 300 is 55.99... else
             points = {key: value for key, value in points.items() if place >= self._due.get(key, 0)}
             self._due.update(dict.fromkeys(points, place + 1))
         self.recall(points, step)

@@ -141,9 +141,9 @@ def describe(error: BaseException, uri: str) -> str:
         return f"its database is of another MLflow: back it up and run `{upgrade}`"
     if "Max retries exceeded" in text or "timed out" in text.lower():
         return "it does not answer"
-    if "database is locked" in text:
+    if "database is locked" in str(error):
         return "another process holds its database locked"
-    if "database or disk is full" in text:
+    if "database or disk is full" in str(error):
         return "the disk of its database is full"
     return shorten(text, 200)
 

@@ -26,7 +26,7 @@ from unet_pipeline.spelling import (
     Seconds,
     Seed,
     Size,
-    Switch,
+    Tracking,
     Words,
 )
 
@@ -273,7 +273,7 @@ class OutputSettings(Settings):
     runs_dir: str = Field(RUNS_DIR, description="Folder that holds the run folders.")
     run_name: str | None = Field(None, description="Name of the run (numbered where not given).")
     experiment: str | None = Field(None, description="MLflow experiment (the dataset's name).")
-    tracking: Switch = Field("on", description="Record the run in MLflow: on or off.")
+    tracking: Tracking = Field("on", description="Record the run in MLflow: on, off or required.")
     tracking_uri: str | None = Field(None, description="MLflow server or store (mlflow.db here).")
     register_as: str | None = Field(None, description="Registered model to add a version to.")
 
@@ -350,7 +350,7 @@ class EvaluateConfig(Settings):
     )
     inference: WindowSettings = WindowSettings()
     runtime: RuntimeSettings = RuntimeSettings()
-    tracking: Switch = Field("on", description="Add the scores to the model's run: on or off.")
+    tracking: Tracking = Field("on", description="Scores go to the run: on, off or required.")
 
 
 class PredictConfig(Settings):

@@ -33,6 +33,10 @@ class ResourceError(UserError):
     exit_code = 5
 
 
+class TrackingError(ResourceError):
+    """MLflow does not take a run that is required to be there. Exit code 5."""
+
+
 class DivergedError(UserError):
     """Training produced numbers that are not finite. Exit code 6."""
 

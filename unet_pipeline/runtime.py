@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -47,14 +47,22 @@ class StopRequest:
         self.signal: int | None = None
         self.echo_seconds = echo_seconds
         self._asked = 0.0
+        self._lost: Callable[[], object] = lambda: None
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.signal is not None or self._lost() is not None
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for a terminal that was closed."""
-        return 128 + (self.signal or 0)
+        """128 + the signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for a terminal that was closed.
+
+        5 where something that is needed was lost.
+        """
+        return ResourceError.exit_code if self.signal is None else 128 + self.signal
+
+    def also_where(self, lost: Callable[[], object]) -> None:
+        """Ask the run to end also once `lost`, which is called every step, gives a reason."""
+        self._lost = lost
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; leave at once on a second that is no echo of it."""

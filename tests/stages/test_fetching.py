@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.stages import registered
-from tests.test_tracking import Server, free_port
+from tests.tracking.stores import Server, free_port
 from unet_pipeline import cli, tracking
 from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.tracking import fetch_model

@@ -224,8 +224,9 @@ def _track(
     group = config.split if known else f"{config.split}-{runs.slug(target.name)}"
     group += _suffix(config)
     figures = headline_figures(evaluation.scores, evaluation.classes)
-    track = source.attach()
+    track = source.attach(required=config.tracking == "required")
     track.log_metrics({f"{group}/{name}": value for name, value in figures.items()}, step=0)
     track.log_artifact(evaluation.folder, "evaluation")
     track.close("FINISHED")
+    track.raise_for_failure()
     return track.url

@@ -78,6 +78,7 @@ def run_epochs(session: Session, stop: StopRequest) -> None:
             raise ResourceError(reason) from error
         logger.warning("stopping in the middle of a step: the state saved before it stays")
         return
+    _show_best_and_last(session)
     save_session(session)
 
 
@@ -198,7 +199,7 @@ def _record(session: Session, row: dict[str, float]) -> None:
     if not session.is_main:
         return
     runs.write_history(session.folder, session.reached.history)
-    session.track.log_metrics(row, step=position.epoch_number)
+    session.track.log_epoch(row, epoch=position.epoch_number, share=progress(session))
     shown = {
         "train loss": row.get("train/loss"),
         "val loss": row.get("val/loss"),
@@ -207,3 +208,15 @@ def _record(session: Session, row: dict[str, float]) -> None:
     }
     words = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
     logger.info("epoch %3d  step %5d  %s", position.epoch_number, position.step, words)
+
+
+def _show_best_and_last(session: Session) -> None:
+    """Give MLflow the points that a chart must not lack, of a training of thousands of epochs."""
+    reached = session.reached
+    if not session.is_main or not reached.history:
+        return
+    shown = {reached.best.get("epoch"), reached.history[-1]["epoch"]}
+    for row in reached.history:
+        if row["epoch"] in shown:
+            figures = {name: row[name] for name in row if name not in ("epoch", "step")}
+            session.track.log_epoch(figures, epoch=int(row["epoch"]))

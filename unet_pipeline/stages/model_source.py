@@ -36,12 +36,12 @@ class ModelSource:
         """Whether there is a run to add figures to."""
         return self.run_dir is not None or self.run is not None
 
-    def attach(self) -> tracking.Run:
+    def attach(self, *, required: bool = False) -> tracking.Run:
         """The run that made the model, to add figures to; its status and duration stay."""
         if self.run_dir is not None:
-            return tracking.attach(self.run_dir)
+            return tracking.attach(self.run_dir, required=required)
         assert self.run is not None, "has_run says whether there is one"
-        return tracking.adopt(self.home, self.run)
+        return tracking.adopt(self.home, self.run, required=required)
 
 
 def find_model(model: str) -> ModelSource:

@@ -13,7 +13,7 @@ from unet_pipeline import tracking
 from unet_pipeline.config import EvaluateConfig, TrainConfig, WindowSettings, dump_config
 from unet_pipeline.console import log_to_file
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest, Split
-from unet_pipeline.errors import OutputInUseError, UserError
+from unet_pipeline.errors import OutputInUseError, TrackingError, UserError
 from unet_pipeline.evaluation import Scores
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.runtime import memory_errors
@@ -22,6 +22,7 @@ from unet_pipeline.stages.building import build_loss, build_segmenter
 from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import refuse_several
+from unet_pipeline.stages.required import require_tracking
 from unet_pipeline.stages.session import headline, start_tracking
 from unet_pipeline.stages.train import InterruptedRunError, TrainedRun, train
 from unet_pipeline.training import run_folder as runs
@@ -51,6 +52,7 @@ def open_shared(config: TrainConfig, *, splits: tuple[Split, ...]) -> tuple[Mani
     require_writable(Path(config.output.runs_dir))
     manifest = open_data(config.data, splits=splits)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
+    require_tracking(config, experiment)
     tree = config.model_dump(exclude_unset=True)
     tree["output"] = tree.get("output", {}) | {"run_name": None, "experiment": experiment}
     return manifest, TrainConfig.model_validate(tree)
@@ -87,6 +89,7 @@ class Parent:
             write_atomic(path, content)
             self.track.log_artifact(path)
         self.track.log_note(markdown)
+        self.track.raise_for_failure()
 
 
 @contextlib.contextmanager
@@ -142,14 +145,12 @@ def reopen_parent(folder: Path, *, row: str, send: bool) -> Iterator[tuple[Paren
 def _ended_honestly(parent: Parent) -> Iterator[Parent]:
     """`parent`, its run closed with the status that is true."""
     folder, track = parent.folder, parent.track
-    status: tracking.Status = "KILLED"
+    status: tracking.Status = "FAILED"
     try:
         yield parent
         status = "FAILED" if parent.failures else "FINISHED"
-    except InterruptedRunError:
-        raise
-    except Exception:
-        status = "FAILED"
+    except BaseException as error:
+        status = tracking.status_of(error)
         raise
     finally:
         for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.LOG_NAME):
@@ -157,6 +158,7 @@ def _ended_honestly(parent: Parent) -> Iterator[Parent]:
         if status == "KILLED":
             logger.info("the table so far, of %d %ss: %s", parent.num_rows, parent.row, folder)
         track.close(status)
+    track.raise_for_failure()
 
 
 def train_below(parent: Parent, config: TrainConfig, manifest: Manifest) -> TrainedRun:
@@ -202,7 +204,7 @@ def fill_row(parent: Parent, row: Row, steps: Iterable[Row], keep: Callable[[Row
     try:
         for row in steps:
             keep(row)
-    except InterruptedRunError:
+    except (InterruptedRunError, TrackingError):  # the others would fare no better
         raise
     except UserError as error:
         parent.failures.append(error)

@@ -310,7 +310,8 @@ def start_tracking(
         leaderboard=LEADERBOARD,
         parent=parent,
         uri=config.output.tracking_uri,
-        send=config.output.tracking == "on",
+        send=config.output.tracking != "off",
+        required=config.output.tracking == "required",
     )
     profile = facts.model_dump(mode="json", exclude={"classes", "fingerprint"})
     for split in ("train", "val"):

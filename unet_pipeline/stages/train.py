@@ -25,7 +25,7 @@ from unet_pipeline.console import log_to_file
 from unet_pipeline.datasets.findings import counted
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
 from unet_pipeline.distributed import World, agree_max, gather_objects, main_first
-from unet_pipeline.errors import RejectedInputsError, UserError
+from unet_pipeline.errors import RejectedInputsError, TrackingError, UserError
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.models import load_model
 from unet_pipeline.runtime import (
@@ -45,6 +45,12 @@ from unet_pipeline.stages.loop import run_epochs
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import by_main, end_job, former_attempt, joined, sign_job
 from unet_pipeline.stages.publishing import best_scores, log_model
+from unet_pipeline.stages.required import (
+    lost_error,
+    require_tracking,
+    resume_tracking,
+    taken_back,
+)
 from unet_pipeline.stages.session import (
     CLOSING_SECONDS,
     Reached,
@@ -162,6 +168,7 @@ def _begin(
     tracking.check_model_name(config.output.register_as)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     by_main(world, lambda: _check_folder(given, experiment))  # before minutes of decoding
+    by_main(world, lambda: require_tracking(given, experiment))
     config, decisions = by_main(world, lambda: complete_config(given, data))
     with memory_errors(SMALLER):
         parts = build_parts(config, manifest, world, scratch=_scratch(config, world))
@@ -177,7 +184,10 @@ def _begin(
             write_environment(folder)
             if on_begin is not None:
                 on_begin(folder)
-            track = start_tracking(config, manifest, folder, experiment, parent=parent, tags=tags)
+            with taken_back(folder):
+                track = start_tracking(
+                    config, manifest, folder, experiment, parent=parent, tags=tags
+                )
         sign_job(folder, world)
         session = Session(config, manifest, folder, parts, position, Reached(), track, watch)
         return _run(session, stop)
@@ -294,8 +304,7 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
                     position.step,
                     limits_reached(session),
                 )
-            session.tracked = tracking.resume(folder, send=config.output.tracking == "on")
-            session.track.watch_machine()
+            session.tracked = resume_tracking(session)
         return _run(session, stop)
 
 
@@ -354,13 +363,16 @@ def _reusable(config: TrainConfig) -> TrainConfig:
 
 def _run(session: Session, stop: StopRequest) -> TrainedRun:
     """Train, and leave run folder and MLflow run in an honest state however that ends."""
-    status: tracking.Status = "FAILED"
+    status: tracking.Status = "FINISHED"
     try:
+        if session.is_main:
+            stop.also_where(lambda: session.track.failure)
         with memory_errors(SMALLER):
             run_epochs(session, stop)
             code = int(agree_max(stop.exit_code if stop else 0))
+            if code == TrackingError.exit_code:
+                raise lost_error(session)
             if code:
-                status = "KILLED"
                 raise InterruptedRunError(
                     f"stopped after step {session.position.step}; continue with: "
                     f"unet train --resume {shlex.quote(str(session.folder))}",
@@ -378,6 +390,9 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
             if session.is_main:
                 _finish(session)
         status = "KILLED" if session.given_up else "FINISHED"
+    except BaseException as error:
+        status = tracking.status_of(error)
+        raise
     finally:
         session.parts.close()
         if session.is_main:
@@ -385,6 +400,7 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
     if session.is_main:
         end_job(session.folder)
         say_what_next(session, skipped)
+        session.track.raise_for_failure()
     reached, position = session.reached, session.position
     return TrainedRun(
         session.folder,

@@ -15,10 +15,10 @@ from unet_pipeline.tracking.names import (
     experiment_name,
     without_credentials,
 )
-from unet_pipeline.tracking.opening import adopt, attach, resume, start, sync
+from unet_pipeline.tracking.opening import adopt, attach, require_store, resume, start, sync
 from unet_pipeline.tracking.places import tracking_uri
 from unet_pipeline.tracking.relinking import Relinked, relink
-from unet_pipeline.tracking.run import Run, Status
+from unet_pipeline.tracking.run import Run, Status, status_of
 from unet_pipeline.tracking.viewing import Pages, boards, served
 
 __all__ = [
@@ -37,9 +37,11 @@ __all__ = [
     "find_run",
     "is_reference",
     "relink",
+    "require_store",
     "resume",
     "served",
     "start",
+    "status_of",
     "sync",
     "tracking_uri",
     "without_credentials",

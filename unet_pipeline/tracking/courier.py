@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from unet_pipeline.tracking.names import without_credentials
-from unet_pipeline.tracking.places import is_local
+from unet_pipeline.tracking.places import is_server
+from unet_pipeline.tracking.pulse import Pulse, felt_by
 from unet_pipeline.tracking.senders import LANES, SENDERS, size_of
 from unet_pipeline.tracking.spool import Identity, Record, Spool
 from unet_pipeline.tracking.store import (
     Connection,
+    UnreachableError,
     connect,
     describe,
     is_active,
     is_rejection,
     load_mlflow,
+    preflight,
     quiet,
 )
 
 logger = logging.getLogger("unet_pipeline")
 
 _EVERY_SECONDS = 2.0
-_BACK_OFF_SECONDS = (5.0, 60.0)
-# A training waits that long for the store at its beginning: enough for one that is well
-_OPENING_SECONDS = 5.0
-# What a healthy step may take at the end of a run: a database waits 20 s for a lock by itself
-_LOCAL_STEP_SECONDS = 60.0
-_BYTES_PER_SECOND = 1e6
+_BACK_OFF_SECONDS = (5.0, 30.0)
+PATIENCE_SECONDS = 4.0
+"""What a store may be silent for, at the beginning and the end of a run, before it is left alone.
+
+A healthy one is not: of the 3400 statements of a first opening none took longer than 0.3 s."""
+_REASONABLE_SECONDS = 60.0  # for a slow store that makes progress, at the end of a run
+_LOST_SECONDS = 8.0  # of silence in mid-training: a failure, where tracking is required
+_BYTES_PER_SECOND = 1e6  # what an upload must reach at least
 _BATCH_RECORDS = 200
+_HEALTH_SECONDS = 0.8
+_SLOW_SECONDS, _RECENT_SECONDS = 1.0, 10.0
 
 
 class Courier:
@@ -40,6 +49,7 @@ class Courier:
     The journal is the queue: nothing waits in memory, and a crash loses nothing. All that is sent
     may be sent again, so a mark that was not written does no harm.
     primary: the store is the run's own, and its ids are noted in run.json; else it is a copy.
+    then: called once, by the thread, when all has been carried for the first time.
     """
 
     def __init__(self, spool: Spool, identity: Identity, uri: str, *, primary: bool = True) -> None:
@@ -47,35 +57,63 @@ class Courier:
         self.identity = identity
         self.uri = uri
         self.counts: Counter[str] = Counter()
+        self.then: Callable[[], None] | None = None
         self._primary = primary
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._tried = threading.Event()
         self._closing = False
-        self._complained = False
-        self._allowed_until = 0.0
+        self._failed: str | None = None
+        self._failed_slowly_at = -math.inf
+        self._pulse = Pulse()
+        self._busy = False
+        self._upload_until = -math.inf
+        self._upload_seconds = 0.0
+        self._asked_at = self._healthy_at = -math.inf
 
-    def start(self) -> None:
-        """Begin to carry; returns when the store has been opened, or after 5 s without it."""
+    def start(self, *, wait: bool = True) -> None:
+        """Begin to carry.
+
+        wait: return when the store has been opened, or after `PATIENCE_SECONDS` without it.
+        """
         try:
             load_mlflow()
         except Exception as error:  # noqa: BLE001, a broken installation must not end a training
-            self._complain(error)
+            self._fail(error)
         self._thread = threading.Thread(target=self._work, name="unet-tracking", daemon=True)
         self._thread.start()
-        self._tried.wait(_OPENING_SECONDS)
+        if wait:
+            self._tried.wait(PATIENCE_SECONDS)
 
-    def finish(self, grace: float) -> int:
+    def wait_until_opened(self) -> None:
+        """Wait for a store that may be slow as long as it makes progress; see `failure` then."""
+        began = time.monotonic()
+        while not self._tried.wait(0.1):
+            if self._is_stuck(began, PATIENCE_SECONDS):
+                self._failed = self._failed or f"it has not answered for {PATIENCE_SECONDS:.0f} s"
+                return
+
+    @property
+    def failure(self) -> str | None:
+        """Why the store does not take what is sent; None as long as it does. Costs nothing."""
+        silence = time.monotonic() - max(self._pulse.at, self._upload_until)
+        if self._failed is None and self._busy and silence > _LOST_SECONDS:
+            return f"it has not answered for {_LOST_SECONDS:.0f} s"
+        return self._failed
+
+    def finish(self, patience: float) -> int:
         """Carry the rest and stop; the number of records that stay behind.
 
-        Waits as long as the store makes progress, and at most `grace` seconds where it does not.
+        Waits as long as the store makes progress, within reason, and at most `patience` seconds
+        where it does not.
         """
         self._closing = True
         self._wake.set()
         if self._thread is not None:
-            end = time.monotonic() + grace
-            while self._thread.is_alive() and time.monotonic() < max(end, self._allowed_until):
+            began = time.monotonic()
+            self._upload_seconds = 0.0
+            while self._thread.is_alive() and not self._is_stuck(began, patience):
                 self._thread.join(0.1)
         return self.pending()
 
@@ -90,16 +128,19 @@ class Courier:
 
     def carry(self) -> None:
         """Send what is new, once. Raises the first failure, after every lane had its turn."""
-        with quiet(), self.spool.sending():
+        with quiet(), felt_by(self._pulse), self.spool.sending():
             self._allow(())
             if self._connection is None:
                 self._connection = self._connect()
             failures: list[Exception] = []
             for lane in LANES:
+                began = time.monotonic()
                 try:
                     self._carry_lane(self._connection, lane)
                 except Exception as error:  # noqa: BLE001, clients raise OSError, ImportError, ...
                     failures.append(error)
+                    if time.monotonic() - began > _SLOW_SECONDS:
+                        break  # nobody answers: the next lane would wait as long
             if failures:
                 self._connection = None  # the next attempt looks afresh at server, run, database
                 raise failures[0]
@@ -164,31 +205,77 @@ class Courier:
             self._wake.wait(pause)
             self._wake.clear()
             closing = self._closing
-            try:
-                self.carry()
-            except Exception as error:  # noqa: BLE001, whatever it is, the training goes on
-                self._complain(error)
+            if closing and time.monotonic() - self._failed_slowly_at < _RECENT_SECONDS:
+                return  # one fault is waited for once
+            if self._attempt():
+                pause = _EVERY_SECONDS
+            else:
                 shortest, longest = _BACK_OFF_SECONDS
                 pause = min(max(2 * pause, shortest), longest)
-            else:
-                pause = _EVERY_SECONDS
             self._tried.set()
             if closing:
                 return
 
-    def _complain(self, error: BaseException) -> None:
-        if not self._complained:
+    def _attempt(self) -> bool:
+        """Whether everything has been carried."""
+        began = time.monotonic()
+        self._pulse.beat()
+        self._busy = True
+        try:
+            self.carry()
+        except Exception as error:  # noqa: BLE001, whatever it is, the training goes on
+            self._fail(error)
+            if time.monotonic() - began > _SLOW_SECONDS:
+                self._failed_slowly_at = time.monotonic()
+            return False
+        finally:
+            self._busy = False
+        if self._failed is not None:
+            logger.info("tracking: MLflow takes the run again, and has what was kept meanwhile")
+            self._failed = None
+        if self.then is not None and not self._closing:
+            then, self.then = self.then, None
+            with felt_by(self._pulse):
+                then()
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """Remember why the store fails; the first time, say so."""
+        reason = describe(error, self.uri)
+        if self._failed is None:
             logger.warning(
                 "tracking: MLflow at %s fails (%s): the run goes on, and %s keeps everything to be "
                 "sent later",
                 without_credentials(self.uri),
-                describe(error, self.uri),
+                reason,
                 self.spool.folder,
             )
-        self._complained = True
+        self._failed = reason
 
     def _allow(self, records: Sequence[Record]) -> None:
-        """Give the step that begins now its time before `finish` calls it stuck."""
-        step = _LOCAL_STEP_SECONDS if is_local(self.uri) else 10.0
-        seconds = step + size_of(self.spool.folder, records) / _BYTES_PER_SECOND
-        self._allowed_until = time.monotonic() + seconds
+        """Give the step that begins now the time that its files take."""
+        self._pulse.beat()
+        seconds = size_of(self.spool.folder, records) / _BYTES_PER_SECOND
+        self._upload_seconds += seconds
+        self._upload_until = time.monotonic() + seconds if seconds else -math.inf
+
+    def _is_stuck(self, began: float, patience: float) -> bool:
+        """Whether to wait no longer for the thread, for which the waiting began at `began`."""
+        now = time.monotonic()
+        silence = now - max(self._pulse.at, began)
+        if now - began > _REASONABLE_SECONDS + self._upload_seconds:
+            return True
+        if now < self._upload_until and silence > _HEALTH_SECONDS:  # no beat within an upload
+            return not self._is_healthy() and silence > patience
+        return silence > patience
+
+    def _is_healthy(self) -> bool:
+        """Whether a server answers beside an upload; a disk is not asked."""
+        if not is_server(self.uri):
+            return True
+        if time.monotonic() - self._asked_at > _HEALTH_SECONDS:
+            with contextlib.suppress(UnreachableError):
+                preflight(self.uri, seconds=_HEALTH_SECONDS)
+                self._healthy_at = time.monotonic()
+            self._asked_at = time.monotonic()
+        return time.monotonic() - self._healthy_at < PATIENCE_SECONDS - _HEALTH_SECONDS

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.tracking import places, store
-from unet_pipeline.tracking.courier import Courier
+from unet_pipeline.tracking.courier import PATIENCE_SECONDS, Courier
 from unet_pipeline.tracking.facts import origin_tags
 from unet_pipeline.tracking.lookup import KnownRun
 from unet_pipeline.tracking.names import check_experiment, without_credentials
-from unet_pipeline.tracking.run import Run
+from unet_pipeline.tracking.pulse import Pulse, felt_by
+from unet_pipeline.tracking.run import Run, required_error, status_of
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
 
 logger = logging.getLogger("unet_pipeline")
@@ -34,6 +37,7 @@ def start(
     parent: Run | None = None,
     uri: str | None = None,
     send: bool = True,
+    required: bool = False,
 ) -> Run:
     """A new run in `run_dir`, on its way to MLflow.
 
@@ -44,6 +48,7 @@ def start(
     parent: the run that this one is nested in.
     uri: the store; else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
     send: False keeps everything in the run folder, from where `sync` can send it one day.
+    required: a store that fails is a `TrackingError`, now and later (`Run.failure`).
     Raises `UserError` for an experiment's name that cannot be, and nothing else: a store that
     fails is one warning.
     """
@@ -65,35 +70,43 @@ def start(
     if adopted:  # its source is the project, as `mlflow run` has noted
         origin = {key: value for key, value in origin.items() if not key.startswith("mlflow.")}
     assert not (run_dir / IDENTITY).exists(), "a new run needs a new folder"
-    run = Run(run_dir, identity, uri=where, owner=True, send=send)
-    run.begin(params, origin | dict(tags))
+    if required and send:
+        require_store(experiment, where)
+    run = Run(run_dir, identity, uri=where, owner=True, send=send, required=required)
+    with _ended_where_it_fails(run):
+        run.begin(params, origin | dict(tags))
     return run
 
 
-def resume(run_dir: Path, *, send: bool = True) -> Run:
+def resume(run_dir: Path, *, send: bool = True, required: bool = False) -> Run:
     """The run of `run_dir`, running again: the same run in MLflow, its curves continued.
 
-    send: as for `start`; it may change from one part of the run to the next.
+    send, required: as for `start`; they may change from one part of the run to the next.
     """
-    run = _reopened(run_dir, owner=True, send=send)
-    run.go_on()
+    run = _reopened(run_dir, owner=True, send=send, required=required)
+    if required and send:
+        require_store(run.experiment, run.uri)
+    with _ended_where_it_fails(run):
+        run.go_on()
     return run
 
 
-def attach(run_dir: Path) -> Run:
+def attach(run_dir: Path, *, required: bool = False) -> Run:
     """The run of `run_dir`, to add something to: its status and duration stay what they are.
 
-    A run that was kept out of MLflow stays out.
+    A run that was kept out of MLflow stays out. required: as for `start`.
     """
-    run = _reopened(run_dir, owner=False)
-    run.dispatch()
+    run = _reopened(run_dir, owner=False, required=required)
+    with _ended_where_it_fails(run):
+        run.dispatch()
     return run
 
 
-def adopt(folder: Path, run: KnownRun) -> Run:
+def adopt(folder: Path, run: KnownRun, *, required: bool = False) -> Run:
     """The run of another machine, which MLflow has, to add something to, as with `attach`.
 
     folder: where all that is said from here is kept first; made where it is not there.
+    required: as for `start`.
     """
     spool, where = Spool(folder), without_credentials(run.uri)
     known = spool.load()
@@ -110,7 +123,45 @@ def adopt(folder: Path, run: KnownRun) -> Run:
         with spool.guarded(IDENTITY), contextlib.suppress(ResourceError):
             folder.mkdir(parents=True, exist_ok=True)
             spool.save(identity)
-    return attach(folder)
+    return attach(folder, required=required)
+
+
+def require_store(experiment: str, uri: str | None = None) -> None:
+    """Raise `TrackingError` unless the store answers; makes no run in it.
+
+    uri: as for `start`. A slow store is waited for as long as it makes progress.
+    """
+    where = places.tracking_uri(uri)
+    pulse, failures = Pulse(), list[str]()
+
+    def look() -> None:
+        try:
+            with store.quiet(), felt_by(pulse):
+                store.open_client(where).get_experiment_by_name(experiment)
+        except Exception as error:  # noqa: BLE001, clients raise OSError, ImportError, ...
+            failures.append(store.describe(error, where))
+
+    with contextlib.suppress(Exception):  # which the thread meets again
+        store.load_mlflow()
+        pulse.beat()
+    thread = threading.Thread(target=look, name="unet-tracking-look", daemon=True)
+    thread.start()
+    while thread.is_alive() and time.monotonic() - pulse.at < PATIENCE_SECONDS:
+        thread.join(0.05)
+    if thread.is_alive():
+        failures.append(f"it has not answered for {PATIENCE_SECONDS:.0f} s")
+    if failures:
+        raise required_error(without_credentials(where), failures[0])
+
+
+@contextlib.contextmanager
+def _ended_where_it_fails(run: Run) -> Iterator[None]:
+    """Close the run where its beginning is interrupted, so that it is not left as running."""
+    try:
+        yield
+    except BaseException as error:
+        run.close(status_of(error), grace=0.0)
+        raise
 
 
 def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
@@ -145,7 +196,9 @@ def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
     return courier.counts
 
 
-def _reopened(run_dir: Path, *, owner: bool, send: bool | None = None) -> Run:
+def _reopened(
+    run_dir: Path, *, owner: bool, send: bool | None = None, required: bool = False
+) -> Run:
     """The run of `run_dir`; send: None leaves it as it was."""
     spool = Spool(run_dir)
     recorded = identity = spool.load()
@@ -163,4 +216,4 @@ def _reopened(run_dir: Path, *, owner: bool, send: bool | None = None) -> Run:
         with spool.guarded(IDENTITY), contextlib.suppress(ResourceError):
             spool.save(identity)
     where = places.recorded_uri(identity.tracking_uri)
-    return Run(run_dir, identity, uri=where, owner=owner, send=send)
+    return Run(run_dir, identity, uri=where, owner=owner, send=send, required=required)

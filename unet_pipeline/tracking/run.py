@@ -16,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unet_pipeline.errors import ResourceError
+from unet_pipeline.errors import ResourceError, TrackingError
 from unet_pipeline.tracking import places, store
-from unet_pipeline.tracking.courier import Courier
+from unet_pipeline.tracking.courier import PATIENCE_SECONDS, Courier
+from unet_pipeline.tracking.curves import Curves
 from unet_pipeline.tracking.machine import MachineWatch
 from unet_pipeline.tracking.model_sender import MODEL_SHA, file_digest
 from unet_pipeline.tracking.names import (
@@ -29,13 +30,14 @@ from unet_pipeline.tracking.names import (
     shorten,
 )
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool, milliseconds
+from unet_pipeline.tracking.stale import mark_stale
 
 logger = logging.getLogger("unet_pipeline")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 SAMPLES = "samples"
-_GRACE_SECONDS = 10.0
+_STOPPED_CODES = (129, 130, 143)  # SIGHUP, Ctrl-C, SIGTERM
 _MAX_DATASET_NAME, _MAX_DIGEST = 500, 36
 
 
@@ -43,20 +45,30 @@ class Run:
     """A run of the pipeline: everything goes to its folder at once, and to MLflow soon after.
 
     Made by `start`, `resume` and `attach`. No method raises for trouble of the store or the disk,
-    and none waits for the store, except `close`.
+    except `raise_for_failure`, and none waits for the store, except `close`.
+    required: whether such trouble is to end what is recorded; see `failure`.
     """
 
     def __init__(
-        self, folder: Path, identity: Identity, *, uri: str, owner: bool, send: bool = True
+        self,
+        folder: Path,
+        identity: Identity,
+        *,
+        uri: str,
+        owner: bool,
+        send: bool = True,
+        required: bool = False,
     ) -> None:
         self.folder = folder
         self._sends = send
+        self._required = required and send
+        self._failure: str | None = None
         self._spool = Spool(folder)
         self._courier = Courier(self._spool, identity, uri)
         self._owner = owner
         self._closed = False
         self._nonfinite: Counter[str] = Counter()
-        self._said: dict[tuple[str, int], float] = {}
+        self._curves = Curves()
         self._machine: MachineWatch | None = None
 
     @property
@@ -80,6 +92,11 @@ class Run:
         return self._courier.identity.run_id
 
     @property
+    def uri(self) -> str:
+        """The store."""
+        return self._courier.uri
+
+    @property
     def url(self) -> str | None:
         """The link of the run's page; for a local store it works while `ui_command` runs."""
         identity = self._courier.identity
@@ -98,6 +115,25 @@ class Run:
         """The command that shows the run; None where `url` is enough, or nothing is sent."""
         return places.ui_command(self._courier.uri) if self._sends else None
 
+    @property
+    def failure(self) -> str | None:
+        """Why a run that is required to be in MLflow is not; once there is a reason, it stays.
+
+        It costs nothing, so that it can be asked after every step.
+        """
+        if self._required and self._failure is None:
+            self._failure = self._courier.failure
+        return self._failure
+
+    def required_error(self, advice: str) -> TrackingError:
+        """The error of a `failure`, which says what to do."""
+        return required_error(self._courier.identity.tracking_uri, str(self.failure), advice)
+
+    def raise_for_failure(self) -> None:
+        """Raise `TrackingError` where there is a `failure`."""
+        if self.failure is not None:
+            raise self.required_error(f"send what is missing by `unet sync {self.folder}`")
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Settings, nested or flat: `section.key` in MLflow, long values shortened."""
         self._spool.append("params", values=flat_params(params))
@@ -111,13 +147,30 @@ class Run:
         self.set_tags({"mlflow.note.content": markdown})
 
     def log_metrics(self, metrics: Mapping[str, Any], *, step: int) -> None:
-        """A point of each curve. What is not finite is counted, not drawn."""
+        """Figures; the last value of a key counts. What is not finite is counted, not drawn.
+
+        A value that a resumed run has said already is not said again.
+        """
         finite, dropped = finite_metrics(metrics)
         self._nonfinite.update(dropped)
-        # A resumed run comes by the last epochs again: the same point is said once
-        values = {k: v for k, v in finite.items() if self._said.get((k, step)) != v}
+        values = self._curves.changed(finite, step=int(step))
         if values or dropped:
             self._spool.append("metrics", step=int(step), values=values, nonfinite=dropped)
+
+    def log_epoch(
+        self, metrics: Mapping[str, Any], *, epoch: int, share: float | None = None
+    ) -> None:
+        """A point of each curve, as far as its chart needs one; the step axis is the epoch.
+
+        An epoch that has its point, as after a resume, keeps it.
+        share: the part of the training that is done; None for an epoch that is to be seen in any
+        case. See `Curves`.
+        """
+        finite, dropped = finite_metrics(metrics)
+        self._nonfinite.update(dropped)
+        values = self._curves.new(finite, step=int(epoch), share=share)
+        if values or dropped:
+            self._spool.append("metrics", step=int(epoch), values=values, nonfinite=dropped)
 
     def log_image(self, key: str, rgb: npt.NDArray[np.uint8], *, step: int) -> None:
         """A picture (H, W, 3), uint8, for the slider of `key`; again for a step, it is replaced.
@@ -249,11 +302,12 @@ class Run:
             digest=digest[:_MAX_DIGEST],
         )
 
-    def close(self, status: Status, *, grace: float = _GRACE_SECONDS) -> int:
+    def close(self, status: Status, *, grace: float = PATIENCE_SECONDS) -> int:
         """End the run and send the rest; the number of records that could not be sent.
 
         Waits while the store makes progress, and at most `grace` seconds for one that does not.
-        A run that was only attached keeps its status. Closing again does nothing.
+        A run that was only attached keeps its status. Closing again does nothing. Where the run is
+        required to be in MLflow, what could not be sent is a `failure`.
         """
         if self._closed:
             return 0
@@ -266,6 +320,8 @@ class Run:
             self._spool.append("status", status=status)
         pending = self._courier.finish(grace) if self._sends else 0
         self._spool.close()
+        if pending and self._required:
+            self._failure = self.failure or f"{pending} records could not be sent"
         if pending:
             logger.warning(
                 "tracking: %d records are not in MLflow yet; %s keeps them: `unet sync %s` sends "
@@ -295,15 +351,59 @@ class Run:
         for record, _ in self._spool.read():
             if record.get("kind") == "metrics":
                 self._nonfinite.update(record.get("nonfinite", ()))
-                step, values = record.get("step", 0), record.get("values", {})
-                self._said.update({(key, step): value for key, value in values.items()})
+                self._curves.recall(record.get("values", {}), record.get("step", 0))
         self._say_running()
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Begin to send, if that is wanted; `attach` calls this."""
-        if self._sends:
-            self._courier.start()
+        """Begin to send, if that is wanted; `attach` calls this.
+
+        Raises `TrackingError` where the run is required to be in MLflow and does not get there.
+        """
+        if not self._sends:
+            return
+        if self._owner:
+            self._courier.then = self._mark_stale
+        self._courier.start(wait=self._owner)  # what is added to a run can be sent when it closes
+        if self._required:
+            self._courier.wait_until_opened()
+            if self.failure is not None:
+                raise required_error(self._courier.identity.tracking_uri, self.failure)
+
+    def _mark_stale(self) -> None:
+        def send(folder: Path) -> None:
+            spool = Spool(folder)
+            identity = spool.load()
+            if identity is not None and identity.send:
+                Courier(spool, identity, places.recorded_uri(identity.tracking_uri)).carry()
+
+        mark_stale(self.folder, send)
 
     def _say_running(self) -> None:
         self._spool.append("status", status="RUNNING", pid=os.getpid(), host=platform.node())
+
+
+def status_of(error: BaseException | None) -> Status:
+    """How a run has ended that `error` has ended: by a signal, well all the same, or badly.
+
+    >>> status_of(None), status_of(KeyboardInterrupt()), status_of(SystemExit(0))
+    ('FINISHED', 'KILLED', 'FINISHED')
+    """
+    if error is None:
+        return "FINISHED"
+    if isinstance(error, SystemExit):
+        code = error.code or 0
+    elif isinstance(error, Exception):  # typer's Exit, which is no SystemExit, and our own errors
+        code = getattr(error, "exit_code", 1)
+    else:  # Ctrl-C, SIGTERM
+        code = 130
+    if code in _STOPPED_CODES:
+        return "KILLED"
+    return "FINISHED" if code == 0 else "FAILED"
+
+
+def required_error(
+    uri: str, reason: str, advice: str = "mend it, or go on without it by --tracking on"
+) -> TrackingError:
+    """The error of a run that has to be in MLflow and does not get there."""
+    return TrackingError(f"MLflow at {uri} fails ({reason}), and tracking is required: {advice}")

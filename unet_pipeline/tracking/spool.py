@@ -19,13 +19,14 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
 from unet_pipeline.files import write_atomic
+from unet_pipeline.tracking.pulse import beat
 
 logger = logging.getLogger("unet_pipeline")
 
@@ -35,6 +36,7 @@ IDENTITY = "run.json"
 JOURNAL = "tracking.jsonl"
 MARKS = "tracking.sent"
 ATTACHMENTS = "attachments"
+_LOOK_SECONDS = 0.05
 
 
 class Identity(pydantic.BaseModel):
@@ -160,7 +162,8 @@ class Spool:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # no journal: there is nothing to send either
                 file = stack.enter_context(self.journal.open("ab"))
-                stack.enter_context(exclusive(file.fileno()))
+                # the other one is at work as long as it moves the marks
+                stack.enter_context(exclusive(file.fileno(), watch=(self.folder / MARKS,)))
             yield
 
     def close(self) -> None:
@@ -205,15 +208,25 @@ class Spool:
 
 
 @contextlib.contextmanager
-def exclusive(descriptor: int) -> Iterator[None]:
+def exclusive(descriptor: int, *, watch: Sequence[Path] = ()) -> Iterator[None]:
     """Hold the kernel's lock on an open file or folder; nothing where the system has none.
 
     Network file systems refuse it for folders: there, everything we do under it is safe to repeat.
+    watch: files that its holder writes; while it does, the wait counts as progress.
     """
     try:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        seen: list[tuple[int, int] | None] = []
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if (now := [_version(path) for path in watch]) != seen:
+                    seen = now
+                    beat()
+                time.sleep(_LOOK_SECONDS)
     except (ImportError, OSError):
         yield
         return
@@ -222,6 +235,14 @@ def exclusive(descriptor: int) -> Iterator[None]:
     finally:
         # Said aloud, not left to closing: a forked worker holds a copy of the descriptor
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes when `path` is written to."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_mtime_ns, status.st_size
+    return None
 
 
 def _plain(value: object) -> object:

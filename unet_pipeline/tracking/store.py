@@ -18,12 +18,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet_pipeline.errors import UserError
 from unet_pipeline.tracking.facts import user_name
 from unet_pipeline.tracking.names import folder_name, shorten, without_credentials
 from unet_pipeline.tracking.places import VIEW_KEY, database_path, is_local, is_server
+from unet_pipeline.tracking.pulse import listen
 from unet_pipeline.tracking.spool import Identity, exclusive
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ def load_mlflow() -> None:
         import mlflow.pyfunc
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     _install_filter()
+    listen()
 
 
 def connect(identity: Identity, uri: str) -> Connection:
@@ -84,7 +87,7 @@ def connect(identity: Identity, uri: str) -> Connection:
 
     Raises `UnreachableError`, or whatever the store says.
     """
-    _preflight(uri)
+    preflight(uri)
     load_mlflow()
     with _first_use(uri):
         from mlflow import MlflowClient
@@ -123,7 +126,7 @@ def open_client(uri: str) -> MlflowClient:
 
     Raises `UnreachableError`, or whatever the store says.
     """
-    _preflight(uri)
+    preflight(uri)
     load_mlflow()
     with _first_use(uri):
         from mlflow import MlflowClient
@@ -138,8 +141,12 @@ def describe(error: BaseException, uri: str) -> str:
     if "out-of-date database schema" in text:
         upgrade = f"mlflow db upgrade {without_credentials(uri)}"
         return f"its database is of another MLflow: back it up and run `{upgrade}`"
-    if "Max retries exceeded" in text:
+    if "Max retries exceeded" in text or "timed out" in text.lower():
         return "it does not answer"
+    if "database is locked" in str(error):
+        return "another process holds its database locked"
+    if "database or disk is full" in str(error):
+        return "the disk of its database is full"
     return shorten(text, 200)
 
 
@@ -170,13 +177,13 @@ def quiet() -> Iterator[None]:
         _silent.active = False
 
 
-def _preflight(uri: str) -> None:
-    """Raise `UnreachableError` unless a server answers within seconds, whatever it answers."""
+def preflight(uri: str, *, seconds: float = _PREFLIGHT_SECONDS) -> None:
+    """Raise `UnreachableError` unless a server answers within `seconds`, whatever it answers."""
     if not is_server(uri):
         return
     address = without_credentials(uri).rstrip("/") + "/health"
     try:
-        with urllib.request.urlopen(address, timeout=_PREFLIGHT_SECONDS):
+        with urllib.request.urlopen(address, timeout=seconds):
             return
     except urllib.error.HTTPError as error:
         if error.code >= 500:
@@ -197,9 +204,11 @@ def _first_use(uri: str) -> Iterator[None]:
     if not is_local(uri) or not database_path(uri).parent.is_dir():
         yield
         return
-    folder = os.open(database_path(uri).parent, os.O_RDONLY)
+    database = database_path(uri)
+    folder = os.open(database.parent, os.O_RDONLY)
     try:
-        with exclusive(folder):
+        # A first opening takes 4 s, on a busy machine 12: it writes all the while
+        with exclusive(folder, watch=(database, Path(f"{database}-journal"))):
             yield
     finally:
         os.close(folder)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import logging
-import os
 import re
 import shutil
 import signal
@@ -15,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,72 +24,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tracking.stores import (
+    MlflowClient,
+    Server,
+    begin,
+    client_of,
+    environment,
+    free_port,
+    picture,
+    points,
+    warnings_of,
+)
 from unet_pipeline import tracking
 from unet_pipeline.errors import ResourceError, UserError
-from unet_pipeline.tracking import facts, names, places, store
+from unet_pipeline.tracking import facts, names, places
 from unet_pipeline.tracking.spool import Spool
-
-store.load_mlflow()
-
-from mlflow import MlflowClient  # noqa: E402, its import is quiet only as the package does it
-from mlflow.utils import validation  # noqa: E402
-
-LIGHT_SERVER = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, made once: that takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with an empty store in it, and no settings of the tester's own."""
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        if name not in store._ENVIRONMENT:
-            monkeypatch.delenv(name)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-class Server:
-    """A real MLflow server in `folder`, in a process group of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "ui", "--port", str(self.port)]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--workers", "1"],
-                cwd=self.folder,
-                env=environment() | LIGHT_SERVER,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
-                return
-            assert self.process.poll() is None, (self.folder / "server.log").read_text()
-            time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
 
 CROWD_CODE = """
 import sys
@@ -136,44 +82,11 @@ def server(crowded: tuple[Path, Any]) -> Iterator[Server]:
     server.kill()
 
 
-def environment() -> dict[str, str]:
-    """What a new process sees: this package, and no settings of the tester's own."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    return env | {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def begin(project: Path, name: str = "unet-1", **options: Any) -> tracking.Run:
-    arguments: dict[str, Any] = {"experiment": "cells", "params": {"lr": 1e-3}, "tags": {}}
-    return tracking.start(project / "runs" / "cells" / name, run_name=name, **(arguments | options))
-
-
-def client_of(project: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{project}/mlflow.db")
-
-
-def picture(value: int = 0, size: tuple[int, int] = (24, 40)) -> np.ndarray:
-    return np.full((*size, 3), value, dtype=np.uint8)
-
-
-def points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
-
-
 def write(run: tracking.Run, kind: str, **content: Any) -> None:
     """Put a record into the journal that the run itself would never write."""
     spool = Spool(run.folder)
     spool.append(kind, **content)
     spool.close()
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 # Names
@@ -183,6 +96,8 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 @given(st.text(max_size=300))
 def test_every_clean_key_is_one_that_mlflow_takes(key: str) -> None:
     clean = names.clean_key(key)
+    from mlflow.utils import validation
+
     validation._validate_metric_name(clean)
     validation._validate_param(clean, "value")
     validation._validate_tag(clean, "value")

@@ -33,7 +33,7 @@ from unet_pipeline.errors import TrackingError
 from unet_pipeline.tracking.courier import PATIENCE_SECONDS
 from unet_pipeline.tracking.spool import Spool
 
-STALL = PATIENCE_SECONDS + 0.9  # what no fault may cost: 5 s
+STALL = PATIENCE_SECONDS + 1.4  # 4.9 s: no fault may cost more than 5
 
 
 @pytest.fixture

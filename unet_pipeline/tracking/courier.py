@@ -31,7 +31,7 @@ logger = logging.getLogger("unet_pipeline")
 
 _EVERY_SECONDS = 2.0
 _BACK_OFF_SECONDS = (5.0, 30.0)
-PATIENCE_SECONDS = 4.0
+PATIENCE_SECONDS = 3.5
 """What a store may be silent for, at the beginning and the end of a run, before it is left alone.
 
 A healthy one is not: of the 3400 statements of a first opening none took longer than 0.3 s."""
@@ -91,7 +91,7 @@ class Courier:
         began = time.monotonic()
         while not self._tried.wait(0.1):
             if self._is_stuck(began, PATIENCE_SECONDS):
-                self._failed = self._failed or f"it has not answered for {PATIENCE_SECONDS:.0f} s"
+                self._failed = self._failed or f"it has not answered for {PATIENCE_SECONDS:g} s"
                 return
 
     @property
@@ -244,8 +244,7 @@ class Courier:
         reason = describe(error, self.uri)
         if self._failed is None:
             logger.warning(
-                "tracking: MLflow at %s fails (%s): the run goes on, and %s keeps everything to be "
-                "sent later",
+                "tracking: MLflow at %s fails (%s); %s keeps everything to be sent later",
                 without_credentials(self.uri),
                 reason,
                 self.spool.folder,

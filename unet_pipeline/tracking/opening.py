@@ -149,7 +149,7 @@ def require_store(experiment: str, uri: str | None = None) -> None:
     while thread.is_alive() and time.monotonic() - pulse.at < PATIENCE_SECONDS:
         thread.join(0.05)
     if thread.is_alive():
-        failures.append(f"it has not answered for {PATIENCE_SECONDS:.0f} s")
+        failures.append(f"it has not answered for {PATIENCE_SECONDS:g} s")
     if failures:
         raise required_error(without_credentials(where), failures[0])
 

@@ -176,7 +176,7 @@ def join(folder: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
             f"the data in {shared.data.path} has changed since {folder} began: its trials could "
             "not be compared with new ones; start a new sweep"
         )
-    send = shared.output.tracking == "on"
+    send = shared.output.tracking != "off"
     with reopen_parent(folder, row="trial", send=send) as (parent, owner):
         study = open_study(folder, space, seed=shared.runtime.seed, prune=kept["prune"])
         if owner:  # nobody is there whose clock goes on

@@ -349,6 +349,9 @@ class EvaluateConfig(Settings):
     num_pictures: Annotated[int, Field(ge=0)] = Field(
         4, description="Pictures of the best and of the worst images."
     )
+    curves: Switch = Field(
+        "on", description="Precision-recall curves and calibration as well: on or off."
+    )
     inference: WindowSettings = WindowSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     tracking: Switch = Field("on", description="Add the scores to the model's run: on or off.")

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from unet_pipeline.tracking.names import (
     shorten,
 )
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool, milliseconds
+from unet_pipeline.tracking.table_sender import write_table
 
 logger = logging.getLogger("unet_pipeline")
 
@@ -108,14 +109,32 @@ class Run:
         """The description at the top of the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
-    def log_metrics(self, metrics: Mapping[str, Any], *, step: int) -> None:
-        """A point of each curve. What is not finite is counted, not drawn."""
+    def log_metrics(
+        self,
+        metrics: Mapping[str, Any],
+        *,
+        step: int,
+        dataset: tuple[str, str] | None = None,
+        model: str | None = None,
+    ) -> None:
+        """A point of each curve. What is not finite is counted, not drawn.
+
+        dataset: name and digest, as given to `log_dataset`, of the data that the points are about.
+        model: the sha256 of the weights file; the points go to that model too, if the run has
+            logged it.
+        """
         finite, dropped = finite_metrics(metrics)
         self._nonfinite.update(dropped)
         # A resumed run comes by the last epochs again: the same point is said once
         values = {k: v for k, v in finite.items() if self._said.get((k, step)) != v}
         if values or dropped:
-            self._spool.append("metrics", step=int(step), values=values, nonfinite=dropped)
+            about: dict[str, Any] = {}
+            if dataset is not None:
+                name, digest = dataset
+                about["dataset"] = [shorten(name, _MAX_DATASET_NAME), digest[:_MAX_DIGEST]]
+            if model is not None:
+                about["model"] = model
+            self._spool.append("metrics", step=int(step), values=values, nonfinite=dropped, **about)
 
     def log_image(self, key: str, rgb: npt.NDArray[np.uint8], *, step: int) -> None:
         """A picture (H, W, 3), uint8, for the slider of `key`; again for a step, it is replaced.
@@ -159,6 +178,16 @@ class Run:
                 place = clean_key(place) if place else ""
                 if staged := self._spool.stage(file, place):
                     self._spool.append("artifact", path=staged, folder=place)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table that MLflow shows, and compares between runs that have one of the same name.
+
+        Cells are text, numbers, or pictures (H, W, 3), uint8. The same name again replaces the
+        table. It is kept as tables/<name>.json in the run folder, its pictures beside it.
+        """
+        name = clean_key(name, ascii_only=True).replace("/", "_")
+        if path := write_table(self._spool, name, columns, rows):
+            self._spool.append("table", path=path, name=f"{name}.json")
 
     def log_dataset(
         self,

@@ -102,7 +102,8 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
         "autocast_dtype": choose_precision(config.runtime.amp, device),
     }
     tracked = config.tracking == "on" and source.has_run
-    cases = CaseTable(spread_cases([s.sample_id for s in target.samples]) if tracked else ())
+    ids = [sample.sample_id for sample in target.samples] if tracked else []
+    cases = CaseTable(spread_cases(ids), classes)
     samples = iterate_samples(target.samples, classes=classes, in_channels=card.in_channels)
     with progress_bar("evaluating", total=len(target.samples), unit="images") as bar:
         result = score(

@@ -104,16 +104,7 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
     tracked = config.tracking == "on" and source.has_run
     ids = [sample.sample_id for sample in target.samples] if tracked else []
     cases = CaseTable(spread_cases(ids), classes)
-    samples = iterate_samples(target.samples, classes=classes, in_channels=card.in_channels)
-    with progress_bar("evaluating", total=len(target.samples), unit="images") as bar:
-        result = score(
-            segmenter,
-            _of_the_model(samples, card, target),
-            probabilities=config.curves == "on",
-            on_progress=lambda done: bar.move_to(done, count=done),
-            on_prediction=cases.add,
-            **options,
-        )
+    result = _score(config, segmenter, target, classes, cases, options)
     curves = summarize_curves(result.probabilities) if result.probabilities else None
     by_id = {sample.sample_id: sample for sample in target.samples}
 
@@ -159,6 +150,29 @@ class Target:
     def digest(self) -> str:
         """What identifies the data: the fingerprint of the dataset, or a digest of the pixels."""
         return self.fingerprint or str(self.content.hexdigest())
+
+
+def _score(
+    config: EvaluateConfig,
+    segmenter: Segmenter,
+    target: Target,
+    classes: Classes,
+    cases: CaseTable,
+    options: dict[str, Any],
+) -> ImageScores:
+    """What the model says of the samples, counted; the cases are pictured on the way."""
+    samples = iterate_samples(
+        target.samples, classes=classes, in_channels=segmenter.card.in_channels
+    )
+    with progress_bar("evaluating", total=len(target.samples), unit="images") as bar:
+        return score(
+            segmenter,
+            _of_the_model(samples, segmenter.card, target),
+            probabilities=config.curves == "on",
+            on_progress=lambda done: bar.move_to(done, count=done),
+            on_prediction=cases.add,
+            **options,
+        )
 
 
 def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifest | None) -> Target:

@@ -123,7 +123,8 @@ def test_options_reach_the_settings_that_they_name(
         "compile": True, "sync_batchnorm": False, "memory_format": None,
     }  # fmt: skip
     assert config.output.model_dump() == {
-        "runs_dir": "O", "run_name": "R", "experiment": "E", "tracking": "off", "tracking_uri": "U", "register_as": None,
+        "runs_dir": "O", "run_name": "R", "experiment": "E", "tracking": "off", "tracking_uri": "U",
+        "register_as": None,
     }  # fmt: skip
     assert capsys.readouterr().out == "runs/x\n"
 

@@ -27,8 +27,9 @@ from unet_pipeline import cli, tracking
 from unet_pipeline.datasets.encoders import encode_png
 from unet_pipeline.errors import UserError
 from unet_pipeline.tracking import model_sender, store
+from unet_pipeline.tracking.lookup import SHA256
 from unet_pipeline.tracking.model_folder import FOLDER, requirements, write_model_folder
-from unet_pipeline.tracking.model_sender import MODEL_SHA, file_digest
+from unet_pipeline.tracking.model_sender import file_digest
 from unet_pipeline.tracking.spool import MARKS
 
 store.load_mlflow()
@@ -131,7 +132,7 @@ def test_a_training_ends_with_the_version_that_it_has_registered(project: Projec
     assert f"model: models:/{NAME}/1\n" in (project.run / "log.txt").read_text()
     version = project.client.get_model_version(NAME, "1")
     assert (version.run_id, version.status) == (project.run_id, "READY")
-    assert version.tags[MODEL_SHA] == file_digest(project.run / "best.safetensors")
+    assert version.tags[SHA256] == file_digest(project.run / "best.safetensors")
     (output,) = project.client.get_run(project.run_id).outputs.model_outputs
     assert version.source == f"models:/{output.model_id}", "its page links the model's by this"
     identity = json.loads((project.run / "run.json").read_text())

@@ -26,6 +26,7 @@ from unet_pipeline.spelling import (
     Seconds,
     Seed,
     Size,
+    Switch,
     Tracking,
     Words,
 )
@@ -347,6 +348,9 @@ class EvaluateConfig(Settings):
     output: str | None = Field(None, description="Folder for the report (beside the model).")
     num_pictures: Annotated[int, Field(ge=0)] = Field(
         4, description="Pictures of the best and of the worst images."
+    )
+    curves: Switch = Field(
+        "on", description="Precision-recall curves and calibration as well: on or off."
     )
     inference: WindowSettings = WindowSettings()
     runtime: RuntimeSettings = RuntimeSettings()

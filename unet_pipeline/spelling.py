@@ -69,6 +69,7 @@ Size = Annotated[
 ]
 
 
+Switch = Annotated[Literal["on", "off"], pydantic.BeforeValidator(parse_switch)]
 Tracking = Annotated[Literal["on", "off", "required"], pydantic.BeforeValidator(parse_switch)]
 
 Precision = Annotated[Literal["auto", "on", "off"], pydantic.BeforeValidator(parse_switch)]

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from unet_pipeline.errors import DatasetError, DivergedError, UserError
 from unet_pipeline.evaluation import confusion_matrix, summarize
-from unet_pipeline.inference import predict_image, score
+from unet_pipeline.inference import ImageScores, predict_image, score
+from unet_pipeline.inference.probabilities import ProbabilityTally
 from unet_pipeline.models.unet import UNet
 
 WINDOW = {"window": 32, "overlap": 0.25}
@@ -165,3 +166,52 @@ def test_a_network_that_says_nan_is_not_scored(make_segmenter):
     segmenter.network.weight.data[:] = math.inf
     with pytest.raises(DivergedError):
         score(segmenter, samples([(9, 9)]), **WINDOW)
+
+
+def test_probabilities_are_counted_over_all_images_and_windows(make_segmenter):
+    every = list(samples([(20, 30), (90, 70), (20, 30)]))
+    segmenter = make_segmenter()
+    result = score(segmenter, every, probabilities=True, **WINDOW)
+    found = result.probabilities
+    matrix = result.matrices.sum(axis=0)
+    np.testing.assert_array_equal(found.positives.sum(axis=1), matrix.sum(axis=1))
+    np.testing.assert_array_equal(found.negatives.sum(axis=1), matrix.sum() - matrix.sum(axis=1))
+    assert found.right.sum() == np.trace(matrix)
+    assert found.wrong.sum() == matrix.sum() - np.trace(matrix)
+    _, shares = predict_image(segmenter, every[1][1], probabilities=True, **WINDOW)
+    expected = ProbabilityTally(2)
+    expected.add(torch.from_numpy(shares).float().log(), torch.from_numpy(shares).argmax(0),
+                 every[1][2])  # fmt: skip
+    alone = score(segmenter, every[1:2], probabilities=True, **WINDOW).probabilities
+    cumulated = [c.positives.cumsum(axis=1) for c in (alone, expected.counts())]
+    # half precision moves a probability by a level or two, and no pixel further
+    assert (cumulated[0][:, :-3] <= cumulated[1][:, 3:]).all()
+    assert (cumulated[1][:, :-3] <= cumulated[0][:, 3:]).all()
+
+
+def test_the_shares_of_several_processes_add_up_to_the_whole(make_segmenter):
+    every = list(samples([(20, 30)] * 5))
+    names = [name for name, _, _ in every]
+    segmenter = make_segmenter()
+    whole = score(segmenter, every, probabilities=True, **WINDOW)
+    shares = [score(segmenter, every[n::2], probabilities=True, **WINDOW) for n in (0, 1)]
+    together = ImageScores.in_order(shares, names).probabilities
+    np.testing.assert_array_equal(together.positives, whole.probabilities.positives)
+    np.testing.assert_array_equal(together.wrong, whole.probabilities.wrong)
+    without = ImageScores.in_order([score(segmenter, every, **WINDOW)], names)
+    assert without.probabilities is None
+
+
+def test_every_prediction_is_shown_whole(make_segmenter):
+    every = list(samples([(20, 30), (90, 70), (20, 30), (9, 9)]))
+    segmenter = make_segmenter()
+    shown = {}
+    score(
+        segmenter, every, **WINDOW,
+        on_prediction=lambda name, *arrays: shown.setdefault(name, arrays),
+    )  # fmt: skip
+    assert sorted(shown) == sorted(name for name, _, _ in every)
+    for name, image, mask in every:
+        indices, _ = predict_image(segmenter, image, **WINDOW)
+        for found, expected in zip(shown[name], (image, mask, indices), strict=True):
+            np.testing.assert_array_equal(found, expected)

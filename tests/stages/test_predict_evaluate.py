@@ -164,7 +164,10 @@ def test_evaluate_prints_a_table_and_writes_a_report(
     assert "background" in out
     assert "mean" in out
     names = {path.name for path in Path("report").iterdir()}
-    assert names == {"metrics.json", "per_image.csv", "confusion_matrix.png", "pictures"}
+    assert names == {
+        "metrics.json", "per_image.csv", "confusion_matrix.png", "pr_curves.png",
+        "calibration.png", "pictures",
+    }  # fmt: skip
     assert sorted(path.name for path in Path("report/pictures").iterdir())
 
 

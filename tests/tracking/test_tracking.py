@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,6 +310,97 @@ def test_images_are_named_as_the_installed_mlflow_names_them(project: Path) -> N
         assert image.size == (1, 256)
     with PIL.Image.open(run.folder / "samples" / "progress" / "00_a" / "000003.png") as image:
         assert np.array_equal(np.asarray(image), picture(9, (600, 3)))
+
+
+def table_of(client: MlflowClient, run_id: str, name: str) -> Any:
+    return json.loads(Path(client.download_artifacts(run_id, name)).read_text())
+
+
+def test_tables_are_those_of_the_installed_mlflow(project: Path) -> None:
+    import mlflow
+
+    columns = ("case", "mean IoU", "overlay")
+    rows = [("a/é", 0.5, picture(1)), ("b", float("nan"), picture(2, (300, 40)))]
+    run = begin(project)
+    run.log_table("cases", columns, rows)
+    run.close("FINISHED")
+    theirs = begin(project, "unet-2")
+    theirs.close("FINISHED")
+    client = client_of(project)
+    cells = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+    cells["overlay"] = [mlflow.Image(cell) for cell in cells["overlay"]]  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas deprecates what MLflow still uses
+        client.log_table(theirs.run_id or "", cells, "cases.json")
+    found, tags, files = [], [], []
+    for run_id in (run.run_id or "", theirs.run_id or ""):
+        text = json.dumps(table_of(client, run_id, "cases.json"))
+        found.append(json.loads(re.sub(r"[0-9a-f]{8}-[0-9a-f\-]{27}", "U", text)))
+        tags.append(json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"]))
+        images = client.list_artifacts(run_id, "table_images/cases")
+        files.append(sorted(Path(file.path).suffix for file in images))
+    assert found[0] == found[1]
+    assert tags[0] == tags[1]
+    assert files[0] == files[1] == [".png", ".png", ".webp", ".webp"]
+    cell = table_of(client, run.run_id or "", "cases.json")["data"][1][2]
+    for name, side in (("filepath", 300), ("compressed_filepath", 256)):
+        with PIL.Image.open(client.download_artifacts(run.run_id or "", cell[name])) as image:
+            assert image.height == side
+
+
+def test_a_table_that_is_logged_and_sent_again_replaces_itself(project: Path) -> None:
+    run = begin(project)
+    for values in (picture(1), picture(2)):
+        run.log_table("cases of / test", ("case", "overlay"), [("a", values), ("b", values)])
+    run.close("FINISHED")
+    (run.folder / "tracking.sent").unlink()
+    assert tracking.sync(run.folder)["tables"] == 2
+    client = client_of(project)
+    run_id = run.run_id or ""
+    assert len(table_of(client, run_id, "cases of _ test.json")["data"]) == 2
+    images = client.list_artifacts(run_id, "table_images/cases of _ test")
+    assert len(images) == 4
+    png = next(file.path for file in images if file.path.endswith("png"))
+    with PIL.Image.open(client.download_artifacts(run_id, png)) as image:
+        assert np.asarray(image)[0, 0, 0] == 2
+    assert len(json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])) == 1
+
+
+def test_a_table_whose_pictures_have_gone_holds_up_nothing(project: Path) -> None:
+    run = begin(project, send=False)
+    run.log_table("cases", ("overlay",), [(picture(),)])
+    run.log_table("others", ("case",), [("a",)])
+    run.close("FINISHED")
+    shutil.rmtree(run.folder / "tables" / "table_images")
+    counts = tracking.sync(run.folder)
+    assert (counts["missing"], counts["tables"]) == (1, 1)
+
+
+def test_metrics_are_tied_to_data_and_to_the_logged_model(project: Path) -> None:
+    run = begin(project)
+    run.close("FINISHED")
+    check_ties(client_of(project), run)
+
+
+def check_ties(client: MlflowClient, run: tracking.Run) -> None:
+    stored = client.get_run(run.run_id or "")
+    model = client.create_logged_model(
+        stored.info.experiment_id, name="model", source_run_id=run.run_id,
+        tags={"unet.model_sha256": "abc"},
+    )  # fmt: skip
+    digest = "d" * 64
+    for _ in range(2):
+        again = tracking.attach(run.folder)
+        again.log_dataset("cells-test", "test", digest, {})
+        for sha, key in (("abc", "test/iou"), ("of another", "other/iou")):
+            again.log_metrics({key: 0.5}, step=0, dataset=("cells-test", digest), model=sha)
+        again.log_metrics({"free": 1}, step=0)
+        assert again.close("FINISHED") == 0
+    metrics = client.get_logged_model(model.model_id).metrics
+    found = {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in metrics}
+    assert found == {("test/iou", 0.5, "cells-test", digest[:36])}
+    names = client.get_run(run.run_id or "").data.metrics
+    assert names == {"test/iou": 0.5, "other/iou": 0.5, "free": 1.0}
 
 
 def test_what_is_not_finite_is_counted_and_not_sent(project: Path) -> None:
@@ -695,6 +787,7 @@ def test_a_run_is_whole_on_a_server(project: Path, server: Server) -> None:
     (run.folder / "odd #1%20?.txt").write_text("text")
     run.log_artifact(run.folder / "odd #1%20?.txt", "odd")
     run.log_dataset("cells", "train", "abc", {"n": 3})
+    run.log_table("cases", ("case", "overlay"), [("a", picture()), ("b", picture())])
     assert run.close("FINISHED") == 0
     client = MlflowClient(server.uri)
     stored = client.get_run(run.run_id or "")
@@ -707,6 +800,8 @@ def test_a_run_is_whole_on_a_server(project: Path, server: Server) -> None:
     fetched = client.download_artifacts(run.run_id or "", "odd/odd _1_20_.txt")
     assert Path(fetched).read_text() == "text"
     assert len(stored.inputs.dataset_inputs) == 1
+    assert len(client.list_artifacts(run.run_id or "", "table_images/cases")) == 4
+    assert len(table_of(client, run.run_id or "", "cases.json")["data"]) == 2
     assert not (project / "mlruns").exists()
 
 
@@ -724,7 +819,8 @@ def test_a_model_is_whole_on_a_server_and_registered_once(project: Path, server:
         description="**best**",
     )
     scores = {"best/mean_iou": 0.5, "best/loss": float("nan")}
-    run.log_model_metrics(run.folder / "best.safetensors", scores, dataset=("cells-val", "abc"))
+    sha256 = tracking.file_digest(run.folder / "best.safetensors")
+    run.log_metrics(scores, step=0, dataset=("cells-val", "abc"), model=sha256)
     assert run.close("FINISHED") == 0
     (run.folder / "tracking.sent").unlink()
     tracking.sync(run.folder)
@@ -743,6 +839,14 @@ def test_a_model_is_whole_on_a_server_and_registered_once(project: Path, server:
     assert {"MLmodel", "artifacts", "model_code.py"} <= {file.path for file in files}
     (version,) = client.search_model_versions("name = 'on-a-server'")
     assert (version.run_id, version.description) == (run.run_id, "**best**")
+
+
+def test_a_server_ties_metrics_to_data_and_to_the_logged_model(
+    project: Path, server: Server
+) -> None:
+    run = begin(project, uri=server.uri)
+    run.close("FINISHED")
+    check_ties(MlflowClient(server.uri), run)
 
 
 def test_a_server_killed_in_the_middle_loses_nothing(

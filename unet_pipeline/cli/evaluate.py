@@ -23,6 +23,7 @@ def command(
     num_pictures: Annotated[
         int | None, setting(EvaluateConfig, "num_pictures", "--num-pictures")
     ] = None,
+    curves: Annotated[str | None, setting(EvaluateConfig, "curves", "--curves")] = None,
     window: Annotated[int | None, setting(EvaluateConfig, "inference.window", "--window")] = None,
     overlap: Annotated[
         float | None, setting(EvaluateConfig, "inference.overlap", "--overlap")

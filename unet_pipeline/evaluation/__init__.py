@@ -1,5 +1,6 @@
 """Predictions -> numbers and pictures that people can trust."""
 
+from unet_pipeline.evaluation.cases import CASE_COLUMNS, CaseTable, spread_cases
 from unet_pipeline.evaluation.comparison import (
     Rung,
     best_rung,
@@ -9,6 +10,7 @@ from unet_pipeline.evaluation.comparison import (
     comparison_table,
     gallery,
 )
+from unet_pipeline.evaluation.curves import CurveScores, summarize_curves
 from unet_pipeline.evaluation.metrics import (
     ClassScores,
     Scores,
@@ -22,7 +24,10 @@ from unet_pipeline.evaluation.report import scores_json, write_report
 from unet_pipeline.evaluation.tables import headline_figures, score_table
 
 __all__ = [
+    "CASE_COLUMNS",
+    "CaseTable",
     "ClassScores",
+    "CurveScores",
     "Rung",
     "Scores",
     "best_rung",
@@ -40,6 +45,8 @@ __all__ = [
     "panel",
     "score_table",
     "scores_json",
+    "spread_cases",
     "summarize",
+    "summarize_curves",
     "write_report",
 ]

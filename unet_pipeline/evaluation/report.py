@@ -15,6 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from unet_pipeline.classes import Classes
+from unet_pipeline.evaluation.curve_pictures import calibration_png, pr_curves_png
+from unet_pipeline.evaluation.curves import CurveScores
 from unet_pipeline.evaluation.metrics import Counts, Scores, image_means, summarize
 from unet_pipeline.evaluation.pictures import panel
 from unet_pipeline.evaluation.tables import per_image_csv
@@ -35,6 +37,7 @@ def write_report(
     sample_ids: Sequence[str],
     matrices: Counts,
     classes: Classes,
+    curves: CurveScores | None = None,
     picture: Callable[[str], Sample] | None = None,
     num_pictures: int,
 ) -> Scores:
@@ -43,24 +46,38 @@ def write_report(
     metrics.json          all figures and the confusion counts; a figure that is none is null
     per_image.csv         one row an image
     confusion_matrix.png  counts, and shares of each true class
+    pr_curves.png         precision over recall, a line a class
+    calibration.png       how often pixels of like confidence are right
     pictures/             `panel`s of the images with the best and the worst mean IoU
 
     sample_ids, matrices: the n images and their confusion counts, (n, K, K).
+    curves: what probabilities tell; without it there are no curves.
     picture: gives (image, truth, prediction) of a sample; without it there are no pictures.
     num_pictures: how many of the best and of the worst at most; no image is among both.
     """
     make_writable_folder(folder)
     scores = summarize(matrices)
-    text = json.dumps(scores_json(scores, classes), indent=2, allow_nan=False)
+    text = json.dumps(scores_json(scores, classes, curves), indent=2, allow_nan=False)
     write_atomic(folder / "metrics.json", text + "\n")
     write_atomic(folder / "per_image.csv", per_image_csv(sample_ids, matrices, classes))
     write_atomic(folder / "confusion_matrix.png", confusion_png(scores.matrix, classes))
+    drawings = {"pr_curves.png": b"", "calibration.png": b""}
+    if curves is not None:
+        drawings["pr_curves.png"] = pr_curves_png(curves, classes, matrix=scores.matrix)
+        drawings["calibration.png"] = calibration_png(curves)
+    for name, data in drawings.items():
+        if data:
+            write_atomic(folder / name, data)
+        else:  # of an earlier report: they would be taken for new
+            (folder / name).unlink(missing_ok=True)
     if picture is not None:
         _write_pictures(folder / "pictures", sample_ids, matrices, classes, picture, num_pictures)
     return scores
 
 
-def scores_json(scores: Scores, classes: Classes) -> dict[str, Any]:
+def scores_json(
+    scores: Scores, classes: Classes, curves: CurveScores | None = None
+) -> dict[str, Any]:
     """The scores as a tree for JSON: means, then each class, then the confusion counts."""
     true, predicted = scores.matrix.sum(axis=1), scores.matrix.sum(axis=0)
     by_class = [
@@ -75,6 +92,11 @@ def scores_json(scores: Scores, classes: Classes) -> dict[str, Any]:
         }
         for k, name in enumerate(classes.names)
     ]
+    means: dict[str, float | None] = {}
+    if curves is not None:
+        means = {name: _number(value) for name, value in curves.figures().items()}
+        for row, value in zip(by_class, curves.average_precision, strict=True):
+            row["average_precision"] = _number(value)
     return {
         "mean_iou": _number(scores.mean_iou),
         "mean_dice": _number(scores.mean_dice),
@@ -84,6 +106,7 @@ def scores_json(scores: Scores, classes: Classes) -> dict[str, Any]:
         "mean_dice_per_image": _number(scores.mean_dice_per_image),
         "num_images": scores.num_images,
         "num_pixels": scores.num_pixels,
+        **means,
         "classes": by_class,
         "confusion_matrix": scores.matrix.tolist(),
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from unet_pipeline import tracking
 from unet_pipeline.classes import Classes, MaskValue, parse_value
 from unet_pipeline.config import EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text
@@ -20,14 +23,19 @@ from unet_pipeline.datasets.loaders import iterate_samples, read_sample
 from unet_pipeline.datasets.manifest import FACTS_FILE, Manifest, Sample
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.evaluation import (
+    CASE_COLUMNS,
+    CaseTable,
+    CurveScores,
     Scores,
     headline_figures,
     score_table,
     scores_json,
+    spread_cases,
+    summarize_curves,
     write_report,
 )
 from unet_pipeline.files import make_writable_folder, require_writable
-from unet_pipeline.inference import OVERLAP, predict_image, score
+from unet_pipeline.inference import OVERLAP, ImageScores, predict_image, score
 from unet_pipeline.models import ModelCard, Segmenter, load_model
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
@@ -52,15 +60,21 @@ class Evaluation:
     split: str
     scores: Scores
     classes: Classes
+    curves: CurveScores | None = None
 
     def summary(self) -> dict[str, Any]:
         """JSON-able."""
-        figures = scores_json(self.scores, self.classes)
+        figures = scores_json(self.scores, self.classes, self.curves)
         return {"folder": str(self.folder), "split": self.split, **figures}
 
     def table(self) -> str:
         """The scores as a table of text."""
         return as_text(score_table(self.scores, self.classes))
+
+    def figures(self) -> dict[str, float]:
+        """The figures that MLflow gets, at most 40."""
+        figures = headline_figures(self.scores, self.classes)
+        return figures | (self.curves.figures() if self.curves else {})
 
 
 def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Evaluation:
@@ -88,14 +102,11 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
         "overlap": given_or(config.inference.overlap, OVERLAP),
         "autocast_dtype": choose_precision(config.runtime.amp, device),
     }
-    samples = iterate_samples(target.samples, classes=classes, in_channels=card.in_channels)
-    with progress_bar("evaluating", total=len(target.samples), unit="images") as bar:
-        result = score(
-            segmenter,
-            _of_the_model(samples, card),
-            on_progress=lambda done: bar.move_to(done, count=done),
-            **options,
-        )
+    tracked = config.tracking == "on" and source.has_run
+    ids = [sample.sample_id for sample in target.samples] if tracked else []
+    cases = CaseTable(spread_cases(ids), classes)
+    result = _score(config, segmenter, target, classes, cases, options)
+    curves = summarize_curves(result.probabilities) if result.probabilities else None
     by_id = {sample.sample_id: sample for sample in target.samples}
 
     def picture(sample_id: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -108,26 +119,61 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
         sample_ids=result.sample_ids,
         matrices=result.matrices,
         classes=classes,
+        curves=curves,
         picture=picture,
         num_pictures=config.num_pictures,
     )
-    evaluation = Evaluation(folder, config.split, scores, classes)
+    evaluation = Evaluation(folder, config.split, scores, classes, curves)
     logger.info("report: %s", folder)
-    url = _track(config, source, evaluation, target, card.facts)
-    if url:
-        logger.info("this run: %s", url)
+    if tracked:
+        _track(config, source, evaluation, target, result, cases, card.facts)
     return evaluation
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is scored: samples of a dataset, and whether the model was trained on that dataset."""
+    """What is scored: samples of a dataset, and whether the model was trained on that dataset.
+
+    source: where they lie. profile: facts for MLflow. content: takes in what is read, where there
+    is no fingerprint.
+    """
 
     name: str
     samples: list[Sample]
     void_values: tuple[MaskValue, ...]
     fingerprint: str | None
+    source: Path
+    profile: dict[str, Any]
     class_list: ClassList | None = None
+    content: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the data: the fingerprint of the dataset, or a digest of the pixels."""
+        return self.fingerprint or str(self.content.hexdigest())
+
+
+def _score(
+    config: EvaluateConfig,
+    segmenter: Segmenter,
+    target: Target,
+    classes: Classes,
+    cases: CaseTable,
+    options: dict[str, Any],
+) -> ImageScores:
+    """What the model says of the samples, counted; the cases are pictured on the way."""
+    samples = iterate_samples(
+        target.samples, classes=classes, in_channels=segmenter.card.in_channels
+    )
+    with progress_bar("evaluating", total=len(target.samples), unit="images") as bar:
+        return score(
+            segmenter,
+            _of_the_model(samples, segmenter.card, target),
+            probabilities=config.curves == "on",
+            on_progress=lambda done: bar.move_to(done, count=done),
+            on_prediction=cases.add,
+            **options,
+        )
 
 
 def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifest | None) -> Target:
@@ -150,18 +196,20 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
         )
         everything, facts = list(manifest.samples), manifest.facts
         name, void, fingerprint = facts.name, facts.classes.ignore_values, facts.fingerprint
+        profile = facts.model_dump(mode="json", exclude={"classes", "fingerprint"})
         if data is not trained and facts.classes.other is None:
             class_list = ClassList(FACTS_FILE, facts.classes.names, facts.classes.values)
     else:
         found = find_data(data, path)
         everything, class_list = list_samples(found), found.class_list
         name, fingerprint = path.resolve().name, None
+        profile = {"num_samples": len(everything)}
         void = (*(parse_value(text) for text in data.ignore_values), *found.ignore_values)
     chosen = [s for s in everything if config.split in ("all", s.split)]
     if not chosen:
         raise UserError(f"{path} has no {config.split} samples: choose another --split, or all")
     logger.info("scoring %d of the %d samples of %s", len(chosen), len(everything), name)
-    return Target(name, chosen, void, fingerprint, class_list)
+    return Target(name, chosen, void, fingerprint, path, profile, class_list)
 
 
 def _report_folder(config: EvaluateConfig, source: ModelSource, target: Target) -> Path:
@@ -195,7 +243,9 @@ def _classes(segmenter: Segmenter, target: Target) -> Classes:
     )
 
 
-def _of_the_model(samples: Iterable[Labelled], card: ModelCard) -> Iterator[Labelled]:
+def _of_the_model(
+    samples: Iterable[Labelled], card: ModelCard, target: Target
+) -> Iterator[Labelled]:
     """The samples as they come; raises `DatasetError` for pixels of another type than the model's.
 
     16-bit values would be far outside the range of a model of 8-bit images, without a word.
@@ -206,6 +256,11 @@ def _of_the_model(samples: Iterable[Labelled], card: ModelCard) -> Iterator[Labe
                 f"{sample_id}: the model knows {card.dtype} images, this one holds {image.dtype}: "
                 "convert it as the training images were"
             )
+        if target.fingerprint is None:
+            target.content.update(sample_id.encode("utf-8", "surrogateescape"))
+            for array in (image, mask):
+                target.content.update(str(array.shape).encode())
+                target.content.update(np.ascontiguousarray(array).view(np.uint8).data)
         yield sample_id, image, mask
 
 
@@ -214,19 +269,29 @@ def _track(
     source: ModelSource,
     evaluation: Evaluation,
     target: Target,
+    result: ImageScores,
+    cases: CaseTable,
     facts: dict[str, Any],
-) -> str | None:
-    """Add the figures and the report to the MLflow run that made the model; its page."""
-    if config.tracking == "off" or not source.has_run:
-        return None
+) -> None:
+    """Add figures, report and cases to the MLflow run that made the model; say where they are."""
     # other data than the model was trained on must not pass for its own test split
     known = facts.get("fingerprint") == target.fingerprint
     group = config.split if known else f"{config.split}-{runs.slug(target.name)}"
     group += _suffix(config)
-    figures = headline_figures(evaluation.scores, evaluation.classes)
+    dataset = (f"{target.name}-{config.split}", target.digest)
     track = source.attach(required=config.tracking == "required")
-    track.log_metrics({f"{group}/{name}": value for name, value in figures.items()}, step=0)
+    track.log_dataset(dataset[0], config.split, target.digest, target.profile, source=target.source)
+    track.log_metrics(
+        {f"{group}/{name}": value for name, value in evaluation.figures().items()},
+        step=0,
+        dataset=dataset,
+        model=tracking.file_digest(source.weights),
+    )
+    track.log_table(f"cases-{group}", CASE_COLUMNS, cases.rows(result.sample_ids, result.matrices))
     track.log_artifact(evaluation.folder, "evaluation")
     track.close("FINISHED")
     track.raise_for_failure()
-    return track.url
+    if track.ui_command:
+        logger.info("compare:  %s", track.ui_command)
+    if track.url:
+        logger.info("this run: %s", track.url)

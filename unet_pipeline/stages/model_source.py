@@ -23,6 +23,11 @@ class ModelSource:
     run: tracking.KnownRun | None = None
 
     @property
+    def weights(self) -> Path:
+        """The model file itself."""
+        return self.path / runs.BEST_NAME if self.path.is_dir() else self.path
+
+    @property
     def home(self) -> Path:
         """The folder for what is found out about the model; it need not be there yet."""
         if self.run_dir is not None:

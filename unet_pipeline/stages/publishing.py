@@ -47,9 +47,9 @@ def log_model(
         description=f"{card.network} on {facts.name}, {result}; run {track.run_name}.",
     )
     if scores:
-        track.log_model_metrics(
-            path,
+        track.log_metrics(
             scores,
+            step=0,
             dataset=(f"{facts.name}-val", facts.fingerprint),
-            time=int(path.stat().st_mtime * 1000),  # a run that goes on may come by here again
+            model=tracking.file_digest(path),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from unet_pipeline.tracking.fetching import FetchedModel, fetch_model, is_reference
 from unet_pipeline.tracking.lookup import KnownRun, find_run
+from unet_pipeline.tracking.model_sender import file_digest
 from unet_pipeline.tracking.names import (
     check_model_name,
     experiment_name,
@@ -34,6 +35,7 @@ __all__ = [
     "check_model_name",
     "experiment_name",
     "fetch_model",
+    "file_digest",
     "find_run",
     "is_reference",
     "relink",

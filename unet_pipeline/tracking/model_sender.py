@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unet_pipeline.tracking.lookup import SHA256
 from unet_pipeline.tracking.places import is_server
 from unet_pipeline.tracking.spool import Record
 from unet_pipeline.tracking.store import RUN_KEY, Connection
@@ -28,7 +29,6 @@ logger = logging.getLogger("unet_pipeline")
 
 MODEL = "model"
 """The name of a run's model: `runs:/<run id>/model`."""
-MODEL_SHA = "unet.model_sha256"
 _MODEL_TYPE = "segmentation"
 _VERSIONS_TAG = "mlflow.modelVersions"  # shows the versions on the model's page
 
@@ -56,36 +56,6 @@ def send_models(connection: Connection, folder: Path, records: Sequence[Record])
     return counts
 
 
-def send_model_metrics(
-    connection: Connection, folder: Path, records: Sequence[Record]
-) -> Counter[str]:
-    """Scores of a model on a dataset; the same points again change nothing."""
-    from mlflow.entities import Metric
-
-    counts: Counter[str] = Counter()
-    for record in records:
-        model = _find(connection, record["key"], record["sha256"])
-        if model is None:
-            counts["missing"] += 1
-            continue
-        points = [
-            Metric(
-                name,
-                value,
-                record["t"],
-                record["step"],
-                model_id=model.model_id,
-                dataset_name=record["dataset"],
-                dataset_digest=record["digest"],
-                run_id=connection.run_id,
-            )
-            for name, value in record["values"].items()
-        ]
-        if points:
-            connection.client.log_batch(connection.run_id, metrics=points)
-    return counts
-
-
 def file_digest(path: Path) -> str | None:
     """sha256 of a file, hexadecimal; None where it cannot be read."""
     try:
@@ -99,7 +69,7 @@ def _find(connection: Connection, key: str, sha256: str) -> LoggedModel | None:
     """The model with our tags, whatever its status; an answer that got lost must not make two."""
     found = connection.client.search_logged_models(
         [connection.experiment_id],
-        filter_string=f"tags.`{RUN_KEY}` = '{key}' AND tags.`{MODEL_SHA}` = '{sha256}'",
+        filter_string=f"tags.`{RUN_KEY}` = '{key}' AND tags.`{SHA256}` = '{sha256}'",
         max_results=1,
     )
     return found[0] if found else None
@@ -154,7 +124,7 @@ def _register(connection: Connection, model: LoggedModel, record: Record) -> int
     client, name = connection.client, record["register"]
     of_run = f"name = '{name}' AND run_id = '{connection.run_id}'"
     for version in client.search_model_versions(of_run):
-        if version.tags.get(MODEL_SHA) == record["sha256"]:
+        if version.tags.get(SHA256) == record["sha256"]:
             logger.info("model: models:/%s/%s, registered before", name, version.version)
             return 0
     _ensure_registered_model(connection, name)

@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from unet_pipeline.errors import ResourceError, TrackingError
 from unet_pipeline.tracking import places, store
 from unet_pipeline.tracking.courier import PATIENCE_SECONDS, Courier
 from unet_pipeline.tracking.curves import Curves
+from unet_pipeline.tracking.lookup import SHA256
 from unet_pipeline.tracking.machine import MachineWatch
-from unet_pipeline.tracking.model_sender import MODEL_SHA, file_digest
+from unet_pipeline.tracking.model_sender import file_digest
 from unet_pipeline.tracking.names import (
     clean_key,
     finite_metrics,
@@ -31,6 +32,7 @@ from unet_pipeline.tracking.names import (
 )
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool, milliseconds
 from unet_pipeline.tracking.stale import mark_stale
+from unet_pipeline.tracking.table_sender import write_table
 
 logger = logging.getLogger("unet_pipeline")
 
@@ -146,16 +148,32 @@ class Run:
         """The description at the top of the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
-    def log_metrics(self, metrics: Mapping[str, Any], *, step: int) -> None:
+    def log_metrics(
+        self,
+        metrics: Mapping[str, Any],
+        *,
+        step: int,
+        dataset: tuple[str, str] | None = None,
+        model: str | None = None,
+    ) -> None:
         """Figures; the last value of a key counts. What is not finite is counted, not drawn.
 
         A value that a resumed run has said already is not said again.
+
+        dataset: name and digest, as given to `log_dataset`, of the data that the points are about.
+        model: the sha256 of the weights file; the points go to that model too, once it is logged.
         """
         finite, dropped = finite_metrics(metrics)
         self._nonfinite.update(dropped)
         values = self._curves.changed(finite, step=int(step))
         if values or dropped:
-            self._spool.append("metrics", step=int(step), values=values, nonfinite=dropped)
+            record = {"t": milliseconds(), "step": int(step), "values": values}
+            if dataset is not None:
+                name, digest = dataset
+                record["dataset"] = [shorten(name, _MAX_DATASET_NAME), digest[:_MAX_DIGEST]]
+            self._spool.append("metrics", **record, nonfinite=dropped)
+            if model is not None:  # again, behind the model, and with the same time the same points
+                self._spool.append("model_metrics", **record, model=model)
 
     def log_epoch(
         self, metrics: Mapping[str, Any], *, epoch: int, share: float | None = None
@@ -215,6 +233,16 @@ class Run:
                 if staged := self._spool.stage(file, place):
                     self._spool.append("artifact", path=staged, folder=place)
 
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table that MLflow shows, and compares between runs that have one of the same name.
+
+        Cells are text, numbers, or pictures (H, W, 3), uint8. The same name again replaces the
+        table. It is kept as tables/<name>.json in the run folder, its pictures beside it.
+        """
+        name = clean_key(name, ascii_only=True).replace("/", "_")
+        if path := write_table(self._spool, name, columns, rows):
+            self._spool.append("table", path=path, name=f"{name}.json")
+
     def log_dataset(
         self,
         name: str,
@@ -270,36 +298,9 @@ class Run:
             network=network,
             example=base64.b64encode(example).decode(),
             params=flat_params(params),
-            tags=flat_tags({**tags, store.RUN_KEY: self.key, MODEL_SHA: sha256}),
+            tags=flat_tags({**tags, store.RUN_KEY: self.key, SHA256: sha256}),
             register=register,
             description=description,
-        )
-
-    def log_model_metrics(
-        self,
-        weights: Path,
-        metrics: Mapping[str, Any],
-        *,
-        dataset: tuple[str, str],
-        step: int = 0,
-        time: int | None = None,
-    ) -> None:
-        """Metrics of the run that are scores of the model file `weights` on a dataset.
-
-        dataset: name and digest, as they were given to `log_dataset`. time: milliseconds; points
-        that are said again with the same one are the same points. Now, where it is not given.
-        """
-        values, dropped = finite_metrics(metrics)
-        point = {"t": time or milliseconds(), "step": int(step), "values": values}
-        self._spool.append("metrics", **point, nonfinite=dropped)
-        name, digest = dataset
-        self._spool.append(
-            "model_metrics",
-            **point,
-            key=self.key,
-            sha256=file_digest(weights),
-            dataset=shorten(name, _MAX_DATASET_NAME),
-            digest=digest[:_MAX_DIGEST],
         )
 
     def close(self, status: Status, *, grace: float = PATIENCE_SECONDS) -> int:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from unet_pipeline.tracking.model_sender import send_model_metrics, send_models
+from unet_pipeline.tracking.lookup import SHA256
+from unet_pipeline.tracking.model_sender import send_models
 from unet_pipeline.tracking.names import MAX_TAG, same_value, shorten
 from unet_pipeline.tracking.spool import Record
 from unet_pipeline.tracking.store import Connection
+from unet_pipeline.tracking.table_sender import send_tables
 
 Sender = Callable[[Connection, Path, Sequence[Record]], Counter[str]]
 Item = TypeVar("Item")
@@ -28,17 +30,37 @@ _THUMBNAIL = 256
 
 
 def send_metrics(connection: Connection, folder: Path, records: Sequence[Record]) -> Counter[str]:
-    """Points of curves; the same point again changes nothing: MLflow keeps a set of them."""
+    """Points of curves; the same point again changes nothing: MLflow keeps a set of them.
+
+    A record may name the `dataset` that its points are about, [name, digest], and the `model`, by
+    the sha256 of its weights: MLflow shows them there too, if the run has logged that model.
+    """
     from mlflow.entities import Metric
 
+    models = _logged_models(connection) if any("model" in record for record in records) else {}
     metrics = [
-        Metric(key, value, record["t"], record["step"])
+        Metric(
+            key,
+            value,
+            record["t"],
+            record["step"],
+            models.get(record.get("model", "")),
+            *(record.get("dataset") or (None, None)),
+        )
         for record in records
         for key, value in record["values"].items()
     ]
     for chunk in _chunks(metrics, _METRICS):
         connection.client.log_batch(connection.run_id, metrics=chunk)
     return Counter(metrics=len(metrics))
+
+
+def _logged_models(connection: Connection) -> dict[str, str]:
+    """sha256 of the weights -> model id, of the models that the run has logged."""
+    found = connection.client.search_logged_models(
+        [connection.experiment_id], f"source_run_id = '{connection.run_id}'"
+    )
+    return {model.tags.get(SHA256, ""): model.model_id for model in reversed(found)}
 
 
 def send_params(connection: Connection, folder: Path, records: Sequence[Record]) -> Counter[str]:
@@ -159,14 +181,15 @@ SENDERS: dict[str, Sender] = {
     "status": send_status,
     "artifact": send_artifacts,
     "image": send_images,
+    "table": send_tables,
     "model": send_models,
-    "model_metrics": send_model_metrics,
+    "model_metrics": send_metrics,
 }
 """kind of record -> how it is sent."""
 
 LANES: dict[str, tuple[str, ...]] = {
     "facts": ("params", "tags", "metrics", "dataset", "status"),
-    "files": ("artifact", "image"),
+    "files": ("artifact", "image", "table"),
     "models": ("model", "model_metrics"),
 }
 """Kinds that are sent in order; a lane that is stuck does not hold up the other.

@@ -98,7 +98,8 @@ class Chain:
                 stage=note.step,
                 parent=self.track,
                 uri=self.output.tracking_uri,
-                send=self.output.tracking == "on",
+                send=self.output.tracking != "off",
+                required=self.output.tracking == "required",
             )
             with ended(track):
                 yield track
@@ -128,7 +129,8 @@ def open_chain(
             stage="run",
             leaderboard=LEADERBOARD,
             uri=output.tracking_uri,
-            send=output.tracking == "on",
+            send=output.tracking != "off",
+            required=output.tracking == "required",
         )
         with ended(track):
             yield Chain(folder, track, runs_dir, output, fresh)

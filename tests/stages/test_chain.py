@@ -324,7 +324,8 @@ def test_in_mlflow_the_steps_are_below_one_run_which_knows_what_was_reused(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the dataset is reused, the rest is made
-    assert cli.run(["run", "discs", *TINY, "--lr", "0.02", "--predict", "discs/images"]) == 0
+    arguments = ["run", "discs", *TINY, "--lr", "0.02", "--predict", "discs/images"]
+    assert cli.run([*arguments, "--tracking", "required"]) == 0
     client = MlflowClient(f"sqlite:///{work / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("discs")
     records = {r.data.tags["unet.stage"]: r for r in client.search_runs([experiment.experiment_id])}

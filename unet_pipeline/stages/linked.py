@@ -99,6 +99,7 @@ class Chain:
                 parent=self.track,
                 uri=self.output.tracking_uri,
                 send=self.output.tracking != "off",
+                required=self.output.tracking == "required",
             )
             with ended(track):
                 yield track
@@ -129,6 +130,7 @@ def open_chain(
             leaderboard=LEADERBOARD,
             uri=output.tracking_uri,
             send=output.tracking != "off",
+            required=output.tracking == "required",
         )
         with ended(track):
             yield Chain(folder, track, runs_dir, output, fresh)

@@ -125,18 +125,20 @@ def open_parent(
 
 
 @contextlib.contextmanager
-def reopen_parent(folder: Path, *, row: str, send: bool) -> Iterator[tuple[Parent, bool]]:
+def reopen_parent(folder: Path, *, row: str, tracked: str) -> Iterator[tuple[Parent, bool]]:
     """The parent in `folder`, and whether it goes on here: else another process holds it.
 
-    send: as for `tracking.start`.
+    tracked: the setting `output.tracking`.
     """
+    required = tracked == "required"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))
         except OutputInUseError:  # the process that holds it says how the run has ended
-            is_owner, track = False, tracking.attach(folder)
+            is_owner, track = False, tracking.attach(folder, required=required)
         else:
-            is_owner, track = True, tracking.resume(folder, send=send)
+            is_owner = True
+            track = tracking.resume(folder, send=tracked != "off", required=required)
         stack.enter_context(log_to_file(folder / runs.LOG_NAME))
         yield stack.enter_context(_ended_honestly(Parent(folder, track, row))), is_owner
 

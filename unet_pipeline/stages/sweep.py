@@ -24,7 +24,7 @@ from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.manifest import Manifest
-from unet_pipeline.errors import UserError
+from unet_pipeline.errors import TrackingError, UserError
 from unet_pipeline.evaluation.trials import (
     TrialRow,
     best_trial,
@@ -176,8 +176,7 @@ def join(folder: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
             f"the data in {shared.data.path} has changed since {folder} began: its trials could "
             "not be compared with new ones; start a new sweep"
         )
-    send = shared.output.tracking != "off"
-    with reopen_parent(folder, row="trial", send=send) as (parent, owner):
+    with reopen_parent(folder, row="trial", tracked=shared.output.tracking) as (parent, owner):
         study = open_study(folder, space, seed=shared.runtime.seed, prune=kept["prune"])
         if owner:  # nobody is there whose clock goes on
             spent = float(study.attribute("spent") or 0.0)
@@ -235,7 +234,7 @@ def _try(work: _Sweep, trial: Trial) -> None:
         try:
             fill_row(parent, row, _train(work, trial, row), partial(_keep, work, trial))
         except BaseException as error:
-            interrupted = isinstance(error, InterruptedRunError | KeyboardInterrupt)
+            interrupted = isinstance(error, InterruptedRunError | KeyboardInterrupt | TrackingError)
             note = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
             if study.is_running(trial):
                 study.tell(trial, facts={"note": note})

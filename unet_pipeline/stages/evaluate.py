@@ -28,6 +28,8 @@ from unet_pipeline.evaluation import (
 )
 from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import OVERLAP, predict_image, score
+from unet_pipeline.inference.sliding_window import check_window
+from unet_pipeline.inference.small_windows import SmallWindows
 from unet_pipeline.models import ModelCard, Segmenter, load_model
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
@@ -79,13 +81,17 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
     config = config.model_copy(update={"model": str(source.path)})
     with memory_errors("use --device cpu"):
         segmenter = place(load_model(source.path), device)
+    window = given_or(config.inference.window, segmenter.card.window)
+    overlap = given_or(config.inference.overlap, OVERLAP)
+    check_window(window, overlap, least=segmenter.least_window)  # before the data is read
     target = _find_target(config, source.run_dir, manifest)
+    _warn_of_small_windows(target, segmenter.card, window)
     folder = make_writable_folder(_report_folder(config, source, target))
     classes, card = _classes(segmenter, target), segmenter.card
     # One function for scores and for pictures, so that both show the same prediction
     options: dict[str, Any] = {
-        "window": given_or(config.inference.window, card.window),
-        "overlap": given_or(config.inference.overlap, OVERLAP),
+        "window": window,
+        "overlap": overlap,
         "autocast_dtype": choose_precision(config.runtime.amp, device),
     }
     samples = iterate_samples(target.samples, classes=classes, in_channels=card.in_channels)
@@ -162,6 +168,12 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
         raise UserError(f"{path} has no {config.split} samples: choose another --split, or all")
     logger.info("scoring %d of the %d samples of %s", len(chosen), len(everything), name)
     return Target(name, chosen, void, fingerprint, class_list)
+
+
+def _warn_of_small_windows(target: Target, card: ModelCard, window: int) -> None:
+    small = SmallWindows(window, card)
+    for sample in target.samples:
+        small.look(sample.height, sample.width)
 
 
 def _report_folder(config: EvaluateConfig, source: ModelSource, target: Target) -> Path:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from unet_pipeline.classes import Classes, MaskValue, parse_value
 from unet_pipeline.config import EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text
-from unet_pipeline.datasets.class_matching import by_names
+from unet_pipeline.datasets.class_matching import by_names, warn_of_absent_classes
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.index import list_samples
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
@@ -118,6 +118,8 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
         num_pictures=config.num_pictures,
     )
     evaluation = Evaluation(folder, config.split, scores, classes)
+    if target.fingerprint != card.facts.get("fingerprint"):  # of other data than it has learned
+        warn_of_absent_classes(classes, scores.matrix.sum(axis=1), data=target.name)
     logger.info("report: %s", folder)
     url = _track(config, source, evaluation, target, card.facts)
     if url:

@@ -37,6 +37,7 @@ from unet_pipeline.training.losses import parse_loss
 from unet_pipeline.training.memory import samples_at_once
 from unet_pipeline.training.optimizers import OPTIMIZERS
 from unet_pipeline.training.plan import Plan, make_plan
+from unet_pipeline.training.run_folder import check_run_name
 from unet_pipeline.training.schedules import SCHEDULES
 from unet_pipeline.training.situation import Asked, Layout, Measure, Situation, Size
 from unet_pipeline.training.trial import seconds_per_step
@@ -58,6 +59,8 @@ _COMPONENTS: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (
 def check_names(config: TrainConfig) -> None:
     """Raise `UserError` for names and options that no data can make right, before it is read."""
     model, training = config.model, config.training
+    if config.output.run_name is not None:
+        check_run_name(config.output.run_name)
     _refuse_rules(model.name)
     if model.weights is None:  # else they say what is left open
         complete_options(model.name, model.options)

@@ -149,7 +149,7 @@ def _begin(
 ) -> TrainedRun:
     """A new run, from its settings."""
     require_writable(Path(config.output.runs_dir))
-    _check_names(config)
+    check_names(config)
     with main_first():  # what it reads, the others find in the cache
         manifest = manifest or open_data(config.data, splits=("train", "val"))
     data, given = manifest, config
@@ -201,13 +201,6 @@ def _scratch(config: TrainConfig, world: World) -> Path:
     """A folder of this run's own beside the runs; that of a killed one goes when it is made."""
     name = f".decoded-{uuid.uuid4().hex[:12]}"
     return by_main(world, lambda: Path(config.output.runs_dir).absolute() / name)
-
-
-def _check_names(config: TrainConfig) -> None:
-    """Raise `UserError` for what is wrong whatever the data is, before minutes of reading it."""
-    check_names(config)
-    if config.output.run_name is not None:
-        runs.check_run_name(config.output.run_name)
 
 
 def _check_folder(config: TrainConfig, experiment: str) -> None:
@@ -334,7 +327,7 @@ class PlannedRun:
 
 def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
-    _check_names(config)
+    check_names(config)
     manifest = open_data(config.data, splits=("train", "val"))
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     _check_folder(config, experiment)

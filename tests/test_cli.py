@@ -40,6 +40,26 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
         (["train", "--resume", "x", "--dry-run"], "--resume takes the settings of its run"),
         (["evaluate", "--split", "validation"], "split = 'validation'"),
         (["predict", "x", "--overlap", "1"], "inference.overlap = 1.0"),
+        (["prepare", "x", "--class-names", ","], "data.class_names = ',': nothing is listed"),
+        (["prepare", "x", "--ignore-values", " , "], "data.ignore_values = ' , ': nothing is"),
+        (["prepare", "x", "--values", ",,"], "data.values = ',,': nothing is listed"),
+        (["predict", "x", "--save", ","], "save = ',': nothing is listed"),
+        (["train", "--image-size", "0x0"], "image_size = '0x0': a size is a number of pixels from"),
+        (["train", "--image-size", "0"], "image_size = '0': a size is a number of pixels from 1"),
+        (["train", "--set", "training.image_size=[64, 0]"], "[64, 0]: a size is a number of pix"),
+        (
+            ["prepare", "x", "--val", "nan"],
+            "data.val_fraction = nan, which is no number: use one "
+            "that is at least 0 and less than 1",
+        ),
+        (["train", "--lr", "nan"], "optimizer.lr = nan, which is no number: use one that is more"),
+        (["train", "--budget", "nan"], "budget_seconds = nan, which is no number: use one that is"),
+        (["predict", "x", "--overlap", "nan"], "inference.overlap = nan, which is no number"),
+        (["train", "--data", "x", "--fold", "all", "--plan"], "leave out --plan (--dry-run), or"),
+        (["train", "--baselines", "--plan"], "--baselines trains anew: leave out --plan"),
+        (["train", "--fold", "all", "--resume", "x"], "trains anew: leave out --resume, or"),
+        (["train", "--resume", "x", "--plan"], "--plan (--dry-run)"),
+        (["train", "--data", "x", "--auto"], "--auto has no effect without --config"),
     ],
 )
 def test_a_bad_option_is_one_line_and_exit_code_2(

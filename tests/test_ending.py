@@ -124,3 +124,11 @@ def test_one_of_several_processes_ends_before_libraries_are_torn_down(by_torchru
     assert done.returncode == 3
     assert done.stdout.startswith("said cleaned up\n")
     assert ("destroyed" in done.stdout) is not by_torchrun
+
+
+def test_a_name_that_is_too_long_is_one_short_line(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 300
+    assert exit_code_of(lambda: os.open(name, os.O_RDONLY)) == 2
+    line = error_of(capsys)
+    assert line.endswith("...: the name is too long; choose a shorter one")
+    assert len(line) < 150

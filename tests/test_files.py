@@ -298,3 +298,56 @@ def test_a_folder_below_one_that_cannot_be_written_is_staged_inside(
         assert staged.parent == folder
         assert holds_nothing(folder)
     assert names_in(folder) == {"images", "images/a", "list"}
+
+
+@pytest.mark.parametrize("kind", ["unnamed", "named", "told"])
+def test_a_full_disk_is_told_of_the_folder_that_was_asked_for(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def fill_the_disk() -> None:
+        with staged_folder(folder) as staged:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if kind == "unnamed":
+                raise full
+            full.filename = str(staged / "a.png")
+            if kind == "told":
+                with resource_errors(staged / "a.png"):
+                    raise full
+            raise full
+
+    with pytest.raises(ResourceError) as caught:
+        fill_the_disk()
+    place = folder if kind == "unnamed" else folder / "a.png"
+    assert str(caught.value).startswith(f"cannot write {place}: no space left")
+    assert ".unfinished" not in str(caught.value)
+
+
+def test_what_cannot_be_read_elsewhere_is_not_told_of_the_output(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/source/a.png")
+    with pytest.raises(PermissionError), staged_folder(folder):
+        raise denied
+
+
+def test_a_read_only_file_system_has_one_name_whoever_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ReadOnly:
+        f_flag = os.ST_RDONLY
+
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ResourceError, match=r"permission denied; free or choose"):
+        files.require_writable(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: ReadOnly)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    said = []
+    for check in (files.require_writable, files.make_writable_folder):
+        with pytest.raises(ResourceError, match="the file system is read-only") as caught:
+            check(tmp_path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ def complete(
         raise UserError(
             f"{label}: {place} = {problem['input']!r}: {problem['msg'].lower()}"
         ) from error
+    for name in known:
+        value = getattr(values, name)
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{label}: {name} = nan, which is no number: use one")
     return {name: getattr(values, name) for name in known}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from unet_pipeline.errors import ResourceError, UserError
 from unet_pipeline.files import resource_reason
 
 LEFT = "files that are written are whole, and stay"
+_SHOWN = 80  # characters of a name that is too long
+
 LEFT_NOTHING = "no dataset was written or changed"
 
 
@@ -45,6 +48,9 @@ def exit_code_of(command: Callable[[], int], *, left: str = LEFT) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                print_error(f"{_short(error.filename)}: the name is too long; choose a shorter one")
+                return UserError.exit_code
             reason = resource_reason(error)
             if reason is None:
                 return _report_bug(error)
@@ -71,6 +77,11 @@ def leave(code: int) -> NoReturn:
                 stream.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _short(name: object) -> str:
+    text = str(name)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _report_bug(error: Exception) -> int:

@@ -53,9 +53,11 @@ def resource_errors(path: Path) -> Iterator[None]:
         reason = resource_reason(error)
         if reason is None:
             raise
-        raise ResourceError(
-            f"cannot write {path}: {reason}; free or choose another place"
-        ) from error
+        raise _refused(path, reason) from error
+
+
+def _refused(path: Path, reason: str) -> ResourceError:
+    return ResourceError(f"cannot write {path}: {reason}; free or choose another place")
 
 
 @contextlib.contextmanager
@@ -147,10 +149,15 @@ def require_writable(folder: Path) -> None:
     if not existing.is_dir():
         raise UserError(f"cannot make the folder {folder}: {existing} is a file; choose another")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ResourceError(f"cannot write {folder}: permission denied in {existing}")
+        reason = _RESOURCE_ERRNOS[errno.EROFS if _is_read_only(existing) else errno.EACCES]
+        raise _refused(folder, reason)
     with _folder_errors(folder):
         for name in folder.absolute().relative_to(existing).parts:
             _is_there(existing / name)  # file systems differ in how long names may be
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _is_there(path: Path) -> bool:
@@ -214,15 +221,33 @@ def staged_folder(folder: Path, *, last: Sequence[str] = ()) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(folder))
     staged = _hidden_place(target)
-    with resource_errors(staged):
+    with resource_errors(folder):
         _remove(staged)
         staged.mkdir()
     try:
-        yield staged
+        with _errors_of(folder, staged):
+            yield staged
         with resource_errors(folder):
             _move_into(staged, target, last)
     finally:
         _remove(staged)
+
+
+@contextlib.contextmanager
+def _errors_of(folder: Path, staged: Path) -> Iterator[None]:
+    """Tell refusals to write in `staged`, which nobody has heard of, as ones of `folder`."""
+    try:
+        yield
+    except ResourceError as error:
+        if str(staged) not in str(error):
+            raise
+        raise ResourceError(str(error).replace(str(staged), str(folder))) from error
+    except OSError as error:
+        reason = resource_reason(error)
+        if reason is None or str(staged) not in str(error.filename or staged):
+            raise
+        place = str(error.filename or folder).replace(str(staged), str(folder))
+        raise _refused(Path(place), reason) from error
 
 
 def holds_nothing(folder: Path) -> bool:

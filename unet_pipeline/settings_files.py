@@ -170,8 +170,43 @@ def _explain(error: pydantic.ValidationError, kind: type[pydantic.BaseModel]) ->
     place = ".".join(parts) or "settings"
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {place!r}" + _suggest(place, kind)
+    if str(problem["input"]).strip().lower() == "nan":
+        return f"{place} = nan, which is no number: use one{range_of(kind, place)}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def range_of(kind: type[pydantic.BaseModel], name: str) -> str:
+    """The end of a sentence: which numbers the setting called `section.key` may be; or nothing.
+
+    >>> from unet_pipeline.config import TrainConfig
+    >>> range_of(TrainConfig, "data.val_fraction")
+    ' that is at least 0 and less than 1'
+    """
+    *sections, key = name.split(".")
+    for section in sections:
+        annotation = kind.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        kind = annotation
+    field = kind.model_fields.get(key)
+    marks = [] if field is None else [*field.metadata, *_marks(field.annotation)]
+    limits = [
+        f"{words} {value:g}"
+        for attribute, words in _LIMITS.items()
+        for value in [getattr(mark, attribute, None) for mark in marks]
+        if isinstance(value, int | float)
+    ]
+    return f" that is {' and '.join(limits)}" if limits else ""
+
+
+def _marks(annotation: Any) -> list[Any]:
+    """What stands beside the types in an annotation, at any depth."""
+    own = list(getattr(annotation, "__metadata__", ()))
+    own = [inner for mark in own for inner in (mark, *getattr(mark, "metadata", ()))]
+    return own + [mark for part in get_args(annotation) for mark in _marks(part)]
+
+
+_LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
 def _suggest(place: str, kind: type[pydantic.BaseModel]) -> str:

@@ -36,7 +36,10 @@ def parse_duration(value: Any) -> Any:
 def split_commas(value: Any) -> Any:
     """The parts of `a,b,c`, and numbers as text: YAML reads `255` as one, mask values are words."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts:
+            raise ValueError("nothing is listed: give a value, or leave it out")
+        return parts
     if isinstance(value, int | float):
         return [str(value)]
     if isinstance(value, list | tuple):
@@ -50,16 +53,19 @@ def parse_switch(value: Any) -> Any:
 
 
 def parse_size(value: Any) -> Any:
-    """`256`, or height and width of `180x240`; anything else passes through.
+    """`256`, or height and width of `180x240`; `None` passes through.
 
     >>> parse_size("180x240"), parse_size("256")
     (['180', '240'], '256')
     """
-    if not isinstance(value, str):
+    if value is None:
         return value
-    sides = value.lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
-        raise ValueError("a size is a number of pixels, such as 256, or HEIGHTxWIDTH, as 180x240")
+    parts = value.lower().split("x") if isinstance(value, str) else value
+    sides = list(parts) if isinstance(parts, list | tuple) else [parts]
+    if len(sides) > 2 or not all(re.fullmatch(r"\s*0*[1-9]\d*\s*", str(side)) for side in sides):
+        raise ValueError(
+            "a size is a number of pixels from 1 on, such as 256, or HEIGHTxWIDTH, as 180x240"
+        )
     return sides if len(sides) == 2 else value
 
 

@@ -113,7 +113,7 @@ def test_adding_images_moves_no_old_one_unless_it_says_so(
     before = split(old, presence=presence[: len(old)], seed=seed)
     after = split(everything, presence=presence, seed=seed)
     for name, was, now in zip(old, before.of_samples, after.of_samples, strict=False):
-        moved = any(f" moved {name} " in note for note in (*before.notes, *after.notes))
+        moved = any(f" moved {name!r} " in note for note in (*before.notes, *after.notes))
         assert was == now or moved or any("more such" in note for note in before.notes)
 
 
@@ -171,7 +171,7 @@ def test_the_group_nearest_to_an_empty_part_is_moved_there_and_it_is_said() -> N
     result = split(IDS, val=0.0001, test=0.0)
     nearest = min(IDS, key=hashed)
     assert [name for name, s in zip(IDS, result[0], strict=True) if s == "val"] == [nearest]
-    assert result.notes[0] == f"val was empty: moved {nearest} there from train"
+    assert result.notes[0] == f"val was empty: moved {nearest!r} there from train"
     assert "--splits-from" in result.notes[-1]
 
 
@@ -198,7 +198,7 @@ def test_a_class_that_no_val_group_has_comes_with_the_nearest_one_that_has() -> 
 
     assert moved == [min(rare, key=distance)]
     assert result.notes[0] == (
-        f"val had no pole: moved {moved[0]} there from {natural[IDS.index(moved[0])]}"
+        f"val had no pole: moved {moved[0]!r} there from {natural[IDS.index(moved[0])]}"
     )
 
 

@@ -198,8 +198,8 @@ def test_the_folder_of_the_ladder_says_how_it_was_made(cells: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--resume", "runs/x"], "leave out --resume and --dry-run"),
-        (["--dry-run"], "leave out --resume and --dry-run"),
+        (["--resume", "runs/x"], "leave out --resume"),
+        (["--dry-run"], "leave out --plan (--dry-run)"),
         (["--loss", "dise"], "did you mean 'dice'"),
         (["--data", "absent"], "absent"),
     ],

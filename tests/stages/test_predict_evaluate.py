@@ -236,3 +236,44 @@ def test_images_of_another_type_than_the_model_knows_are_refused(
                  "-o", "report"]  # fmt: skip
     assert cli.run(arguments) == 4
     assert "uint16" in errors_of(capsys)
+
+
+def test_what_is_predicted_is_told_in_a_unit_that_says_something(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad").mkdir()
+    Path("bad/a.png").write_text("no image")
+    Path("large").mkdir()
+    (first, *_) = sorted((scenes / "test" / "images").iterdir())
+    with Image.open(first) as image:
+        image.resize((400, 400)).save("large/a.png")
+    for source, words in (
+        ("bad", "0 masks written\n"),
+        (str(scenes / "test" / "images"), "images a second)\n"),
+        ("large", "1 mask written: 0.2 megapixels in "),
+    ):
+        cli.run(["predict", source, "--model", str(session_run), "-o", f"out-{Path(source).name}"])
+        err = capsys.readouterr().err
+        assert words in err
+        assert "0.0 megapixels" not in err
+
+
+def test_classes_of_the_model_that_a_plain_folder_lacks_are_warned_of(
+    session_run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", "--model", str(session_run), "--tracking", "off"]
+    common += ["--set", "num_pictures=0"]
+    for kind in ("images", "masks"):
+        Path("two", kind).mkdir(parents=True)
+    for path in sorted((scenes / "test" / "images").iterdir()):
+        Path("two/images", path.name).write_bytes(path.read_bytes())
+        with Image.open(scenes / "test" / "masks" / path.name) as mask:
+            pixels = np.asarray(mask)
+        values = Manifest.load(scenes).facts.classes.values
+        halves = np.where(pixels == values[0], values[0], values[1]).astype(np.uint8)
+        Image.fromarray(halves).save(Path("two/masks", path.name))
+    assert cli.run([*common, "--data", "two"]) == 0
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if "the model knows" in s]
+    assert line.startswith("warning: the model knows 11 classes, and the masks of two hold 2 of")
+    assert cli.run(common) == 0
+    assert "the model knows" not in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import unet_pipeline as up
+from tests.stages import sources
 from unet_pipeline import cli
 from unet_pipeline.datasets.manifest import Manifest
 
@@ -248,3 +249,31 @@ def test_tiles_are_not_exported_in_one_step(capsys: pytest.CaptureFixture[str]) 
     write_pairs(Path("cells"))
     assert cli.run(["prepare", "cells", "--tile", "16", "--export", "coco"]) == 2
     assert "prepare first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--group-regex", "s"], "--group-regex 's' (data.group_regex) makes one group of all"),
+        (["--val", "0", "--test", "0"], "--val 0 (data.val_fraction) holds none out: leave it out"),
+    ],
+)
+def test_an_option_that_empties_a_split_is_named(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = sources.plain(Path("cells"), range(8))
+    assert cli.run(["prepare", str(source), "-o", "out", *options]) == 0
+    assert words in capsys.readouterr().err
+    keys = {"--group-regex": "group_regex", "--val": "val_fraction", "--test": "test_fraction"}
+    pairs = zip(options[::2], options[1::2], strict=True)
+    settings = [part for flag, v in pairs for part in ("--set", f"data.{keys[flag]}={v}")]
+    assert cli.run(["train", "--data", str(source), "--plan", *settings]) == 4
+    assert words in capsys.readouterr().err
+
+
+def test_an_output_with_too_long_a_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    source = sources.plain(Path("cells"), range(4))
+    assert cli.run(["prepare", str(source), "-o", "x" * 300]) == 2
+    err = capsys.readouterr().err
+    assert "the name is too long; choose a shorter one" in err
+    assert "internal error" not in err

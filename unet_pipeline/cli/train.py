@@ -14,6 +14,8 @@ from unet_pipeline.distributed import world_of_environment
 from unet_pipeline.errors import UserError
 from unet_pipeline.settings_files import overrides_of
 
+_PLAN = "--plan (--dry-run)"
+
 
 def command(
     data: Annotated[str | None, setting(TrainConfig, "data.path", "--data")] = None,
@@ -100,12 +102,15 @@ def command(
         settings = load_config(config, overrides, kind=TrainConfig, auto=auto)
     elif config is not None or dry_run or auto:
         raise UserError(
-            "--resume takes the settings of its run: leave out --config, --auto and --dry-run"
+            f"--resume takes the settings of its run: leave out --config, --auto, {_PLAN}"
         )
+    if auto and config is None:
+        raise UserError("--auto has no effect without --config: all is planned; leave it out")
     if baselines or every_fold:
         if resume is not None or dry_run:
             asked, way = ("--baselines", "") if baselines else ("--fold all", ", or name one fold")
-            raise UserError(f"{asked} trains anew: leave out --resume and --dry-run{way}")
+            without = "--resume" if resume is not None else _PLAN
+            raise UserError(f"{asked} trains anew: leave out {without}{way}")
         if settings.output.register_as:
             raise UserError("--register takes one training: leave out --baselines and --fold all")
         if baselines and every_fold:
@@ -123,6 +128,8 @@ def command(
     if resume is not None:
         result = stage.resume(resume, overrides)
     elif dry_run:
+        if not world_of_environment().is_main:
+            return  # the main process says it
         planned = stage.plan(settings)
         print_result(planned.text, planned.summary() if as_json else None)
         return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from unet_pipeline.classes import IGNORE_INDEX, Classes, MaskValue
 from unet_pipeline.datasets.findings import name_five
 from unet_pipeline.datasets.formats.class_list import ClassList
+from unet_pipeline.datasets.found_classes import show_value
 from unet_pipeline.datasets.mask_values import VOID_NAMES
 from unet_pipeline.errors import DatasetError
 
@@ -40,6 +41,25 @@ def by_names(model: Classes, listed: ClassList | None) -> Classes:
             f"{name_five(list(ours))}: merge or ignore them when preparing the data"
         )
     return _with_values(model, {name: theirs[name] for name in ours if name in theirs})
+
+
+def warn_of_absent_classes(classes: Classes, pixels: Sequence[int], *, data: str) -> None:
+    """Say which classes of a model no mask of other data holds: it may number them otherwise.
+
+    pixels: of each class in the masks of `data`. A plain folder names no classes, so its values are
+    all that can be compared.
+    """
+    rows = zip(classes.names, classes.values, pixels, strict=True)
+    absent = [f"{name} ({show_value(value)})" for name, value, count in rows if not count]
+    if absent:
+        logger.warning(
+            "the model knows %d classes, and the masks of %s hold %d of them: no pixel is %s; "
+            "where their values mean other classes, the scores mean nothing",
+            classes.num_classes,
+            data,
+            classes.num_classes - len(absent),
+            name_five(absent),
+        )
 
 
 def _with_values(model: Classes, value_of: Mapping[str, MaskValue]) -> Classes:

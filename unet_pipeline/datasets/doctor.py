@@ -283,7 +283,7 @@ def _about_splits(
         split if fold is None else f"fold {fold}"
         for split, fold in zip(splits, division.folds, strict=True)
     ]
-    yield from split_checks.empty_splits(splits)
+    yield from split_checks.empty_splits(splits, groups=division.groups, options=options)
     yield from class_checks.absent_classes(diagnosis.pixels, splits, classes, fixed=division.fixed)
     yield from equal_pictures(scans, parts)
     yield from near_duplicate_findings(scans, parts, likenesses, fixed="train" in division.fixed)

@@ -9,11 +9,13 @@ its part of every batch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -29,6 +31,7 @@ from unet_pipeline.datasets.cache import (
     iterate_samples,
     read_sample,
 )
+from unet_pipeline.datasets.gone import folders_of, require_folders
 from unet_pipeline.datasets.manifest import Sample
 from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.sampler import EpochKey, KeyedBatchSampler
@@ -192,10 +195,15 @@ class SegmentationDataset(Dataset[Item]):
             try:
                 items.append(self[key])
             except DatasetError as error:
+                require_folders(self._folders)
                 if self.strict:
                     raise
                 failures.append(str(error))
         return items or [self._stand_in(keys[0][0])], failures
+
+    @functools.cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        return folders_of(self.samples)
 
     def _stand_in(self, epoch: int) -> Item:
         for number in range(len(self.samples)):

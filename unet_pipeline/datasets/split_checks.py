@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from unet_pipeline.datasets.findings import Finding
 from unet_pipeline.datasets.groups import probable_groups
 from unet_pipeline.datasets.manifest import Split
+from unet_pipeline.datasets.options import Options
 
 
 def leaking_groups(
@@ -47,7 +48,9 @@ def dissolved_splits(
         )
 
 
-def empty_splits(splits: Sequence[Split]) -> Iterator[Finding]:
+def empty_splits(
+    splits: Sequence[Split], *, groups: Sequence[str], options: Options
+) -> Iterator[Finding]:
     """Splits without which nothing can be trained."""
     empty = [split for split in ("train", "val") if split not in splits]
     if empty:
@@ -57,8 +60,32 @@ def empty_splits(splits: Sequence[Split]) -> Iterator[Finding]:
             f"there are no {' and no '.join(empty)} samples: it cannot be trained on yet",
             len(empty),
             (),
-            "add images, or set the column `split` of samples.csv",
+            why_empty(
+                groups,
+                group_regex=options.group_regex,
+                val_fraction=options.val_fraction if "val" in empty else None,
+            )
+            or "add images, or set the column `split` of samples.csv",
         )
+
+
+def why_empty(
+    groups: Sequence[str], *, group_regex: str | None, val_fraction: float | None
+) -> str | None:
+    """What to do about an empty split where an option is the cause; None where none is.
+
+    val_fraction: None where it is not the val split that is empty.
+    """
+    if val_fraction == 0:
+        return (
+            "--val 0 (data.val_fraction) holds none out: leave it out, or give a share such as 0.15"
+        )
+    if group_regex is not None and len(groups) > 1 and len(set(groups)) == 1:
+        return (
+            f"--group-regex {group_regex!r} (data.group_regex) makes one group of all samples, "
+            "and a group stays in one split: choose one that tells groups apart, or leave it out"
+        )
+    return None
 
 
 def parted_groups(groups: Sequence[str], parts: Sequence[str]) -> Iterator[Finding]:

@@ -127,7 +127,7 @@ class _Table(Generic[Part]):
         self.sizes.update([part])
         self.holders[part].update(classes)
         self.groups.parts[group] = part
-        return f"moved {self.groups.names[group]} there from {_label(former)}"
+        return f"moved {self.groups.names[group]!r} there from {_label(former)}"
 
     def _free(self, part: Part) -> array[int]:
         """The groups that are in other parts than this one and may leave them."""

@@ -27,6 +27,7 @@ from unet_pipeline.inference.inputs import Job
 from unet_pipeline.inference.ledger import Ledger, prediction_digest
 from unet_pipeline.inference.outputs import Prediction
 from unet_pipeline.inference.sliding_window import check_threshold, check_window, predict_image
+from unet_pipeline.inference.small_windows import SmallWindows
 from unet_pipeline.inference.threads import Decoded, Failure, Writer, decode_ahead
 
 if TYPE_CHECKING:
@@ -98,10 +99,11 @@ def predict_folder(
     Raises `OutputInUseError` where another process writes to `output`.
     """
     started = time.monotonic()
-    check_window(window, overlap)
+    check_window(window, overlap, least=segmenter.least_window)
     check_threshold(threshold, segmenter.card.classes.num_classes)
     settings: dict[str, Any] = {"window": window, "overlap": overlap, "tta": tta}
     settings |= {"threshold": threshold, "autocast_dtype": autocast_dtype}
+    small = SmallWindows(window, segmenter.card)
     predict = functools.partial(predict_image, segmenter, batch_size=batch_size, **settings)
     num_threads = num_threads or max(2, min(4, os.cpu_count() or 2))
     make_writable_folder(output)
@@ -116,6 +118,8 @@ def predict_folder(
             contextlib.closing(images),
         ):
             for job, image in images:
+                if isinstance(image, Decoded):
+                    small.look(*image.pixels.shape[:2])
                 result = _predict(predict, job, image, tally.classes)
                 if isinstance(image, Decoded) and isinstance(result, Prediction):
                     writer.submit(job, image.status, result)

@@ -128,7 +128,7 @@ def score(
     `DatasetError` for a mask of another size than its image, `DivergedError` where the output is
     not finite.
     """
-    check_window(window, overlap)
+    check_window(window, overlap, least=segmenter.least_window)
     num_classes = segmenter.card.classes.num_classes
     compute = forward(segmenter, autocast_dtype)
     tally = _Tally(probabilities=ProbabilityTally(num_classes) if probabilities else None)

@@ -63,6 +63,7 @@ def predict_logits(
     autocast_dtype: the type to compute in, None for float32.
     Raises `UserError` for a window or an overlap that cannot be.
     """
+    check_window(window, overlap, least=segmenter.least_window)
     compute = forward(segmenter, autocast_dtype)
     with evaluation_mode(segmenter):
         bands = [
@@ -101,6 +102,7 @@ def predict_image(
     """
     num_classes = segmenter.card.classes.num_classes
     check_threshold(threshold, num_classes)
+    check_window(window, overlap, least=segmenter.least_window)
     pixels = as_pixels([image])
     height, width = image.shape[:2]
     indices = np.empty((height, width), dtype=np.uint8)
@@ -184,10 +186,14 @@ def _blend_across(compute: Compute, pixels: Tensor, axis: _Axis, at_once: int) -
     return strip
 
 
-def check_window(window: int, overlap: float) -> None:
-    """Raise `UserError` for a window below 1 or an overlap outside [0, 1)."""
-    if window < 1:
-        raise UserError(f"window {window}: the side of the window must be at least 1 pixel")
+def check_window(window: int, overlap: float, *, least: int = 1) -> None:
+    """Raise `UserError` for a window below `least` or an overlap outside [0, 1)."""
+    if window < least:
+        pixels = "pixel" if least == 1 else "pixels"
+        raise UserError(
+            f"window {window}: the side of the window must be at least {least} {pixels} for this "
+            "model"
+        )
     if not 0 <= overlap < 1:
         raise UserError(
             f"overlap {overlap}: use a fraction of the window from 0 up to, but below, 1; 0.25 is "

@@ -47,7 +47,7 @@ class PatchNetwork(nn.Module):
     def __init__(self, classifier: nn.Module, *, patch_size: int, width: int) -> None:
         super().__init__()
         self.classifier = classifier
-        self.patch_size = patch_size
+        self.patch_size = self.min_size = patch_size
         self.width = width
 
     def forward(self, x: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:

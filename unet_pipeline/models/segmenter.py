@@ -110,6 +110,14 @@ class Segmenter(nn.Module):
         )
         return cls(network, card)
 
+    @property
+    def least_window(self) -> int:
+        """The least side of a window to predict in: what the deepest level, or a patch, looks at.
+
+        Smaller images are padded to it; windows of a larger one would be padding for the most part.
+        """
+        return int(getattr(self.network, "min_size", 1))
+
     def forward(
         self, pixels: torch.Tensor, points: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ from unet_pipeline.runtime import (
     num_cores,
     place,
 )
+from unet_pipeline.training.losses import parse_loss
 from unet_pipeline.training.memory import samples_at_once
 from unet_pipeline.training.optimizers import OPTIMIZERS
 from unet_pipeline.training.plan import Plan, make_plan
+from unet_pipeline.training.run_folder import check_run_name
 from unet_pipeline.training.schedules import SCHEDULES
 from unet_pipeline.training.situation import Asked, Layout, Measure, Situation, Size
 from unet_pipeline.training.trial import seconds_per_step
@@ -45,17 +47,47 @@ logger = logging.getLogger(__name__)
 LEAST_BUDGET_TO_MEASURE = 60.0  # seconds: a few steps take a few of them
 TRIAL_PIXELS = 2**20  # of a batch whose steps are timed
 
+_COMPONENTS: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (
+    ("initializer", INITIALIZERS, ()),
+    ("optimizer", OPTIMIZERS, ()),
+    ("schedule", SCHEDULES, ()),
+    ("transforms", TRANSFORMS, ("image_size", "value_range")),
+)
+"""Sections that name an entry of a catalogue, and what the data gives to it."""
+
+
+def check_names(config: TrainConfig) -> None:
+    """Raise `UserError` for names and options that no data can make right, before it is read."""
+    model, training = config.model, config.training
+    if config.output.run_name is not None:
+        check_run_name(config.output.run_name)
+    _refuse_rules(model.name)
+    if model.weights is None:  # else they say what is left open
+        complete_options(model.name, model.options)
+    if training.loss is not None:
+        parse_loss(training.loss, class_pixel_counts=(1, 1))  # any, as there are none yet
+    for section, catalogue, given in _COMPONENTS:
+        settings = getattr(config, section)
+        name = _transforms(settings) if isinstance(settings, TransformSettings) else settings.name
+        if name is not None:
+            factory: Callable[..., Any] = lookup(catalogue, name, kind=section)
+            complete(factory, settings.options, label=f"{section} {name}", given=given)
+
+
+def _refuse_rules(model: str) -> None:
+    if model in RULES:
+        raise UserError(
+            f"model {model} has nothing to train: `unet train --baselines` scores it beside the "
+            "networks"
+        )
+
 
 def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfig, Plan]:
     """`config` with every setting decided, so that it reproduces the run; and the reasons.
 
     Raises `UserError` for names and options that no catalogue knows.
     """
-    if config.model.name in RULES:
-        raise UserError(
-            f"model {config.model.name} has nothing to train: `unet train --baselines` scores it "
-            "beside the networks"
-        )
+    _refuse_rules(config.model.name)
     config = as_the_weights(config)
     complete_options(config.model.name, config.model.options)  # before anything is made of them
     most = 4 * num_cores()
@@ -79,12 +111,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     # Of a resumed run, which has weights of its own, the settings are complete already
     if config.optimizer.freeze_encoder and not config.model.weights:
         _refuse_random_encoder(tree["model"])
-    for section, catalogue, given in (
-        ("initializer", INITIALIZERS, ()),
-        ("optimizer", OPTIMIZERS, ()),
-        ("schedule", SCHEDULES, ()),
-        ("transforms", TRANSFORMS, ("image_size", "value_range")),
-    ):
+    for section, catalogue, given in _COMPONENTS:
         name = tree[section]["name"]
         options = getattr(config, section).options
         factory: Callable[..., Any] = lookup(catalogue, name, kind=section)

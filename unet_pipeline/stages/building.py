@@ -22,6 +22,8 @@ from unet_pipeline.datasets.points import PointSampler
 from unet_pipeline.datasets.transforms import Transform, build_transform
 from unet_pipeline.distributed import ALONE, World
 from unet_pipeline.errors import ResourceError, UserError
+from unet_pipeline.inference import OVERLAP
+from unet_pipeline.inference.sliding_window import check_window
 from unet_pipeline.models import (
     ModelCard,
     Segmenter,
@@ -37,7 +39,7 @@ from unet_pipeline.runtime import (
     place,
     seed_everything,
 )
-from unet_pipeline.stages.assembly import decided, decoded_bytes, precision_of
+from unet_pipeline.stages.assembly import decided, decoded_bytes, given_or, precision_of
 from unet_pipeline.training.ema import WeightAverage
 from unet_pipeline.training.losses import NEED_MAPS, LossSum, parse_loss
 from unet_pipeline.training.losses.deep import deep_loss
@@ -266,7 +268,10 @@ def build_segmenter(config: TrainConfig, facts: DatasetFacts) -> Segmenter:
         options=config.model.options,
         window=decided(config.inference.window),
     )
-    return Segmenter(network, card)
+    segmenter = Segmenter(network, card)
+    overlap = given_or(config.inference.overlap, OVERLAP)
+    check_window(card.window, overlap, least=segmenter.least_window)
+    return segmenter
 
 
 def model_card(

@@ -16,7 +16,7 @@ from unet_pipeline import tracking
 from unet_pipeline.classes import Classes, MaskValue, parse_value
 from unet_pipeline.config import EvaluateConfig, TrainConfig, load_config
 from unet_pipeline.console import as_text
-from unet_pipeline.datasets.class_matching import by_names
+from unet_pipeline.datasets.class_matching import by_names, warn_of_absent_classes
 from unet_pipeline.datasets.formats.class_list import ClassList
 from unet_pipeline.datasets.index import list_samples
 from unet_pipeline.datasets.loaders import iterate_samples, read_sample
@@ -36,6 +36,8 @@ from unet_pipeline.evaluation import (
 )
 from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import OVERLAP, ImageScores, predict_image, score
+from unet_pipeline.inference.sliding_window import check_window
+from unet_pipeline.inference.small_windows import SmallWindows
 from unet_pipeline.models import ModelCard, Segmenter, load_model
 from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, choose_precision, memory_errors, place
@@ -93,16 +95,20 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
     config = config.model_copy(update={"model": str(source.path)})
     with memory_errors("use --device cpu"):
         segmenter = place(load_model(source.path), device)
+    window = given_or(config.inference.window, segmenter.card.window)
+    overlap = given_or(config.inference.overlap, OVERLAP)
+    check_window(window, overlap, least=segmenter.least_window)  # before the data is read
     target = _find_target(config, source.run_dir, manifest)
+    _warn_of_small_windows(target, segmenter.card, window)
     folder = make_writable_folder(_report_folder(config, source, target))
     classes, card = _classes(segmenter, target), segmenter.card
     # One function for scores and for pictures, so that both show the same prediction
     options: dict[str, Any] = {
-        "window": given_or(config.inference.window, card.window),
-        "overlap": given_or(config.inference.overlap, OVERLAP),
+        "window": window,
+        "overlap": overlap,
         "autocast_dtype": choose_precision(config.runtime.amp, device),
     }
-    tracked = config.tracking == "on" and source.has_run
+    tracked = config.tracking != "off" and source.has_run
     ids = [sample.sample_id for sample in target.samples] if tracked else []
     cases = CaseTable(spread_cases(ids), classes)
     result = _score(config, segmenter, target, classes, cases, options)
@@ -124,6 +130,8 @@ def evaluate(config: EvaluateConfig, *, manifest: Manifest | None = None) -> Eva
         num_pictures=config.num_pictures,
     )
     evaluation = Evaluation(folder, config.split, scores, classes, curves)
+    if target.fingerprint != card.facts.get("fingerprint"):  # of other data than it has learned
+        warn_of_absent_classes(classes, scores.matrix.sum(axis=1), data=target.name)
     logger.info("report: %s", folder)
     if tracked:
         _track(config, source, evaluation, target, result, cases, card.facts)
@@ -210,6 +218,12 @@ def _find_target(config: EvaluateConfig, run_dir: Path | None, manifest: Manifes
         raise UserError(f"{path} has no {config.split} samples: choose another --split, or all")
     logger.info("scoring %d of the %d samples of %s", len(chosen), len(everything), name)
     return Target(name, chosen, void, fingerprint, path, profile, class_list)
+
+
+def _warn_of_small_windows(target: Target, card: ModelCard, window: int) -> None:
+    small = SmallWindows(window, card)
+    for sample in target.samples:
+        small.look(sample.height, sample.width)
 
 
 def _report_folder(config: EvaluateConfig, source: ModelSource, target: Target) -> Path:

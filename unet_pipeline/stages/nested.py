@@ -17,7 +17,7 @@ from unet_pipeline.errors import OutputInUseError, TrackingError, UserError
 from unet_pipeline.evaluation import Scores
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.runtime import memory_errors
-from unet_pipeline.stages.assembly import complete_config, decided
+from unet_pipeline.stages.assembly import check_names, complete_config, decided
 from unet_pipeline.stages.building import build_loss, build_segmenter
 from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.opening import open_data
@@ -50,6 +50,7 @@ def open_shared(config: TrainConfig, *, splits: tuple[Split, ...]) -> tuple[Mani
     """
     refuse_several("a run made of runs (sweep, --baselines, --fold all)")
     require_writable(Path(config.output.runs_dir))
+    check_names(config)
     manifest = open_data(config.data, splits=splits)
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     require_tracking(config, experiment)

@@ -20,6 +20,7 @@ from unet_pipeline.datasets.index import find, index_folder
 from unet_pipeline.datasets.manifest import SAMPLES_FILE, Manifest, Sample, Split
 from unet_pipeline.datasets.options import Options
 from unet_pipeline.datasets.samples_csv import load_samples
+from unet_pipeline.datasets.split_checks import why_empty
 from unet_pipeline.errors import DatasetError, UserError
 from unet_pipeline.progress import progress_bar
 
@@ -166,10 +167,13 @@ def open_data(settings: DataSettings, *, splits: tuple[Split, ...]) -> Manifest:
     for split in splits:
         if not manifest.split(split):
             counts = ", ".join(f"{n} {name}" for name, n in manifest.facts.num_samples.items())
-            raise DatasetError(
-                f"{path} has no {split} samples (it has {counts}): add images, or set the column "
-                "`split` of a prepared samples.csv"
+            remedy = why_empty(
+                [sample.group for sample in manifest.samples],
+                group_regex=settings.group_regex,
+                val_fraction=settings.val_fraction if split == "val" else None,
             )
+            remedy = remedy or "add images, or set the column `split` of a prepared samples.csv"
+            raise DatasetError(f"{path} has no {split} samples (it has {counts}): {remedy}")
     return manifest
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from unet_pipeline import tracking
 from unet_pipeline.config import RUNS_DIR, PredictConfig, dump_config
+from unet_pipeline.datasets.findings import counted
 from unet_pipeline.errors import RejectedInputsError, UserError
 from unet_pipeline.files import make_writable_folder, require_writable
 from unet_pipeline.inference import (
@@ -28,6 +29,8 @@ from unet_pipeline.stages.model_source import find_model
 from unet_pipeline.training.run_folder import create_run_folder
 
 logger = logging.getLogger(__name__)
+
+LEAST_MEGAPIXELS = 0.1  # fewer would read "0.0 megapixels"
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,8 @@ def predict_files(config: PredictConfig) -> PredictedFiles:
 
 def _say(predicted: PredictedFiles, config: PredictConfig) -> None:
     result = predicted.result
-    rate = result.megapixels / result.seconds if result.seconds else 0.0
     skipped = f", {result.skipped} left as they were" if result.skipped else ""
-    logger.info(
-        "%d %s written%s: %.1f megapixels in %.1f s (%.2f a second)",
-        result.written,
-        "mask" if result.written == 1 else "masks",
-        skipped,
-        result.megapixels,
-        result.seconds,
-        rate,
-    )
+    logger.info("%s written%s%s", counted(result.written, "mask"), skipped, _speed(result))
     if result.warning:
         logger.warning("%s", result.warning)
     classes = result.classes
@@ -126,6 +120,18 @@ def _say(predicted: PredictedFiles, config: PredictConfig) -> None:
             min(values),
             max(values),
         )
+
+
+def _speed(result: FolderSummary) -> str:
+    """How much was predicted and how fast, as the end of a sentence; nothing where none was."""
+    if not result.written:
+        return ""
+    if result.megapixels < LEAST_MEGAPIXELS:
+        amount, rate, unit = "", result.written / max(result.seconds, 1e-9), "images "
+    else:
+        amount, unit = f"{result.megapixels:.1f} megapixels ", ""
+        rate = result.megapixels / max(result.seconds, 1e-9)
+    return f": {amount}in {result.seconds:.1f} s ({rate:.2f} {unit}a second)"
 
 
 def _track(config: PredictConfig, predicted: PredictedFiles) -> None:

@@ -221,6 +221,7 @@ def write_model(session: Session, path: Path, row: dict[str, float]) -> None:
         "mlflow_run_id": session.track.run_id,
         "epoch": row["epoch"],
         "step": row["step"],
+        "image_size": list(_sides(session.config)),
         "val": {
             name.removeprefix("val/"): value
             for name, value in row.items()
@@ -231,6 +232,11 @@ def write_model(session: Session, path: Path, row: dict[str, float]) -> None:
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
     }
     save_model(path, session.evaluated, facts=facts)
+
+
+def _sides(config: TrainConfig) -> tuple[int, int]:
+    size = decided(config.training.image_size)
+    return (size, size) if isinstance(size, int) else size
 
 
 def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) -> None:

@@ -36,6 +36,7 @@ from unet_pipeline.runtime import (
     stop_on_signals,
 )
 from unet_pipeline.stages.assembly import (
+    check_names,
     complete_config,
     decided,
     format_plan,
@@ -162,6 +163,7 @@ def _begin(
 ) -> TrainedRun:
     """A new run, from its settings."""
     require_writable(Path(config.output.runs_dir))
+    check_names(config)
     with main_first():  # what it reads, the others find in the cache
         manifest = manifest or open_data(config.data, splits=("train", "val"))
     data, given = manifest, config
@@ -345,6 +347,7 @@ class PlannedRun:
 def plan(config: TrainConfig) -> PlannedRun:
     """What `train` would do with `config`, after checking settings and data; changes nothing."""
     tracking.check_model_name(config.output.register_as)
+    check_names(config)
     manifest = open_data(config.data, splits=("train", "val"))
     experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
     _check_folder(config, experiment)

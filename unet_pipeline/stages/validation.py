@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from unet_pipeline.datasets.gone import folders_of, require_folders
 from unet_pipeline.datasets.loaders import iterate_samples
 from unet_pipeline.datasets.manifest import Sample
 from unet_pipeline.distributed import World, agree_max, gather_objects, shard, share_buffers
@@ -119,6 +120,11 @@ def _score_share(session: Session, rounds: _Rounds) -> _Share:
     config, parts, facts = session.config, session.parts, session.manifest.facts
     unreadable: list[str] = []
     scores = failure = None
+
+    def leave_out(error: DatasetError) -> None:
+        require_folders(folders_of(session.manifest.split("val")))
+        unreadable.append(str(error))
+
     try:
         scores = score(
             session.evaluated,
@@ -127,9 +133,7 @@ def _score_share(session: Session, rounds: _Rounds) -> _Share:
                 classes=facts.classes,
                 in_channels=facts.in_channels,
                 cache=parts.cache,
-                on_unreadable=(
-                    None if config.training.strict else lambda error: unreadable.append(str(error))
-                ),
+                on_unreadable=None if config.training.strict else leave_out,
             ),
             window=decided(config.inference.window),
             overlap=decided(config.inference.overlap),

@@ -42,7 +42,7 @@ def check_run_folder(runs_dir: Path, experiment: str, name: str | None) -> None:
     """
     folder = runs_dir / slug(experiment)
     if name is not None:
-        _check_name(name)
+        check_run_name(name)
         folder /= name
     require_writable(folder)
     if name is not None and folder.exists():
@@ -55,7 +55,7 @@ def create_run_folder(runs_dir: Path, experiment: str, name: str | None, *, stem
     Raises `UserError` where a run of that name exists, `ResourceError` where writing is refused.
     """
     if name is not None:
-        _check_name(name)
+        check_run_name(name)
     parent = make_writable_folder(runs_dir / slug(experiment))
     if name is not None:
         folder = parent / name
@@ -97,7 +97,8 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     write_atomic(folder / HISTORY_NAME, text.getvalue())
 
 
-def _check_name(name: str) -> None:
+def check_run_name(name: str) -> None:
+    """Raise `UserError` for what cannot be a part of a folder's name."""
     if slug(name) != name:
         raise UserError(f"run name {name!r}: use letters, digits and +-_. ({slug(name)!r})")
 

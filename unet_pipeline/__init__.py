@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 # name -> the module that holds it; the names are the public interface
 _HOMES = {
-    "ChainConfig": "unet_pipeline.config",
+    "ChainConfig": "unet_pipeline.chain_config",
     "EvaluateConfig": "unet_pipeline.config",
     "PredictConfig": "unet_pipeline.config",
     "PrepareConfig": "unet_pipeline.config",

@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Field
 
 from unet_pipeline.recipes import DEFAULT_RECIPE, recipe_file
-from unet_pipeline.settings_files import Config, read_settings
+from unet_pipeline.settings_files import ComponentSettings, Config, Settings, read_settings
 from unet_pipeline.settings_files import dump_config as dump_config  # beside load_config
 from unet_pipeline.spelling import (
     Fraction,
@@ -48,25 +48,6 @@ MODEL_HELP = (
     "A run folder, a model file, a .pth state dict, or a model in MLflow: models:/NAME@ALIAS, "
     "models:/NAME/VERSION, models:/m-ID, runs:/ID."
 )
-
-
-class Settings(pydantic.BaseModel):
-    """A section: frozen, and a key that it does not know is an error."""
-
-    model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, coerce_numbers_to_str=True
-    )
-
-
-class ComponentSettings(pydantic.BaseModel):
-    """A named entry of a catalogue; every further key is an option of that entry's signature."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that were given, unchecked: the catalogue knows them, not this file."""
-        return dict(self.model_extra or {})
 
 
 class DataSettings(Settings):
@@ -380,18 +361,6 @@ class PredictConfig(Settings):
     inference: WindowSettings = WindowSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     track: bool = Field(False, description="Record this prediction as an MLflow run.")
-
-
-class ChainConfig(TrainConfig):
-    """What `unet run` does: a training's settings, and below them what its other steps have alone.
-
-    data: of the source, which is prepared. inference, runtime: of all steps, where one of them has
-    none of its own.
-    """
-
-    prepare: PrepareConfig = PrepareConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    predict: PredictConfig = PredictConfig()
 
 
 def load_config(

@@ -20,6 +20,25 @@ from unet_pipeline.errors import UserError, did_you_mean
 Config = TypeVar("Config", bound=pydantic.BaseModel)
 
 
+class Settings(pydantic.BaseModel):
+    """A section: frozen, and a key that it does not know is an error."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, coerce_numbers_to_str=True
+    )
+
+
+class ComponentSettings(pydantic.BaseModel):
+    """A named entry of a catalogue; every further key is an option of that entry's signature."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given, unchecked: the catalogue knows them, not this file."""
+        return dict(self.model_extra or {})
+
+
 def read_settings(
     kind: type[Config],
     path: str | Path | None,

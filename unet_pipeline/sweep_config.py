@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from unet_pipeline.config import Settings, TrainConfig, load_config
-from unet_pipeline.settings_files import read_settings
+from unet_pipeline.config import TrainConfig, load_config
+from unet_pipeline.settings_files import Settings, read_settings
 from unet_pipeline.spelling import PositiveInt, Seconds
 
 

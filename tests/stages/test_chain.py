@@ -20,10 +20,11 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from unet_pipeline import cli
-from unet_pipeline.config import ChainConfig, load_config
+from unet_pipeline.chain_config import ChainConfig
+from unet_pipeline.config import load_config
 from unet_pipeline.errors import ResourceError
 from unet_pipeline.stages import chain as stage
-from unet_pipeline.stages.train import InterruptedRunError
+from unet_pipeline.stages.trained import InterruptedRunError
 from unet_pipeline.tracking.store import load_mlflow
 
 load_mlflow()  # quietly, before a test asks MLflow by itself

@@ -12,7 +12,7 @@ import pytest
 from unet_pipeline.config import load_config
 from unet_pipeline.errors import DivergedError, UserError
 from unet_pipeline.stages.nested import Parent, fill_row, open_shared
-from unet_pipeline.stages.train import InterruptedRunError
+from unet_pipeline.stages.trained import InterruptedRunError
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from unet_pipeline.errors import DivergedError, ResourceError
 from unet_pipeline.stages import sharing, study
 from unet_pipeline.stages import sweep as stage
 from unet_pipeline.stages.search_space import Span
-from unet_pipeline.stages.train import InterruptedRunError, TrainedRun
+from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.tracking.store import load_mlflow
 
 load_mlflow()  # quietly, before a test asks MLflow by itself

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unet_pipeline.chain_config import ChainConfig
 from unet_pipeline.cli.options import (
     ConfigOption,
     JsonOption,
@@ -15,7 +16,7 @@ from unet_pipeline.cli.options import (
     setting,
 )
 from unet_pipeline.cli.prepare import SOURCE_HELP
-from unet_pipeline.config import ChainConfig, load_config
+from unet_pipeline.config import load_config
 from unet_pipeline.settings_files import overrides_of
 
 

@@ -130,7 +130,9 @@ def command(
     elif dry_run:
         if not world_of_environment().is_main:
             return  # the main process says it
-        planned = stage.plan(settings)
+        from unet_pipeline.stages.plan import plan
+
+        planned = plan(settings)
         print_result(planned.text, planned.summary() if as_json else None)
         return
     else:

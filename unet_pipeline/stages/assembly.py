@@ -44,6 +44,7 @@ from unet_pipeline.training.trial import seconds_per_step
 
 logger = logging.getLogger(__name__)
 
+SMALLER = "use a smaller --batch-size, --image-size or model"
 LEAST_BUDGET_TO_MEASURE = 60.0  # seconds: a few steps take a few of them
 TRIAL_PIXELS = 2**20  # of a batch whose steps are timed
 

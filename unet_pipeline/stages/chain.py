@@ -20,13 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from unet_pipeline import __version__, tracking
-from unet_pipeline.config import (
-    ChainConfig,
-    EvaluateConfig,
-    PredictConfig,
-    TrainConfig,
-    dump_config,
-)
+from unet_pipeline.chain_config import ChainConfig
+from unet_pipeline.config import EvaluateConfig, PredictConfig, TrainConfig, dump_config
 from unet_pipeline.console import as_text
 from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.errors import OutputInUseError, RejectedInputsError, UserError
@@ -47,7 +42,8 @@ from unet_pipeline.stages.steps import (
     outputs_of,
     plain,
 )
-from unet_pipeline.stages.train import InterruptedRunError, TrainedRun, resume, train
+from unet_pipeline.stages.train import resume, train
+from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.training import run_folder as runs
 from unet_pipeline.training.checkpoints import STATE_NAMES
 

@@ -6,7 +6,8 @@ import logging
 import time
 from pathlib import Path
 
-from unet_pipeline.config import ChainConfig, DataSettings, PrepareConfig
+from unet_pipeline.chain_config import ChainConfig
+from unet_pipeline.config import DataSettings, PrepareConfig
 from unet_pipeline.datasets.formats.torchvision_sets import is_torchvision
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
 from unet_pipeline.errors import DatasetError, UserError

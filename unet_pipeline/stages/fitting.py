@@ -18,7 +18,7 @@ from unet_pipeline.progress import progress_bar
 from unet_pipeline.runtime import choose_device, place
 from unet_pipeline.stages.building import model_card
 from unet_pipeline.stages.publishing import log_model
-from unet_pipeline.stages.session import start_tracking
+from unet_pipeline.stages.telling import start_tracking
 from unet_pipeline.training import run_folder as runs
 
 

@@ -18,9 +18,9 @@ from unet_pipeline.config import OutputSettings
 from unet_pipeline.console import log_to_file
 from unet_pipeline.errors import RejectedInputsError
 from unet_pipeline.files import folder_lock
-from unet_pipeline.stages.session import LEADERBOARD
 from unet_pipeline.stages.steps import StepNote, notes_of
-from unet_pipeline.stages.train import InterruptedRunError
+from unet_pipeline.stages.telling import LEADERBOARD
+from unet_pipeline.stages.trained import InterruptedRunError
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)

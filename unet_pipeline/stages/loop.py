@@ -12,13 +12,7 @@ from unet_pipeline.errors import DivergedError, ResourceError
 from unet_pipeline.progress import Bar, progress_bar
 from unet_pipeline.runtime import StopRequest
 from unet_pipeline.stages.assembly import decided
-from unet_pipeline.stages.session import (
-    Session,
-    go_back,
-    log_augmentation,
-    progress,
-    save_session,
-)
+from unet_pipeline.stages.session import Session, go_back, log_augmentation, progress, save_session
 from unet_pipeline.stages.validation import StoppedError, validate
 from unet_pipeline.training import run_folder as runs
 from unet_pipeline.training.engine import train_steps

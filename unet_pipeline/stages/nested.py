@@ -23,8 +23,9 @@ from unet_pipeline.stages.evaluate import evaluate
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import refuse_several
 from unet_pipeline.stages.required import require_tracking
-from unet_pipeline.stages.session import headline, start_tracking
-from unet_pipeline.stages.train import InterruptedRunError, TrainedRun, train
+from unet_pipeline.stages.telling import headline, start_tracking
+from unet_pipeline.stages.train import train
+from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.training import run_folder as runs
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from pathlib import Path
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig
 from unet_pipeline.errors import TrackingError
-from unet_pipeline.stages.session import Session, headline
+from unet_pipeline.stages.session import Session
+from unet_pipeline.stages.telling import headline
 
 
 def require_tracking(config: TrainConfig, experiment: str) -> None:

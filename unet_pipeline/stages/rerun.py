@@ -21,7 +21,8 @@ from unet_pipeline.errors import UserError
 from unet_pipeline.runtime import choose_device, describe_machine
 from unet_pipeline.stages.processes import refuse_several
 from unet_pipeline.stages.rerun_data import DataChange, same_data
-from unet_pipeline.stages.train import TrainedRun, train
+from unet_pipeline.stages.train import train
+from unet_pipeline.stages.trained import TrainedRun
 from unet_pipeline.tracking import lookup
 from unet_pipeline.tracking.environment import (
     ENVIRONMENT_NAME,

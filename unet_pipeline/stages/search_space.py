@@ -21,14 +21,14 @@ import pydantic
 import torch
 
 from unet_pipeline.catalogue import complete, lookup
-from unet_pipeline.config import PLANNED, ComponentSettings, TrainConfig, load_config
+from unet_pipeline.config import PLANNED, TrainConfig, load_config
 from unet_pipeline.datasets.manifest import DatasetFacts
 from unet_pipeline.datasets.transforms import TRANSFORMS
 from unet_pipeline.errors import UserError, did_you_mean
 from unet_pipeline.models import NETWORKS, RULES, build_network, complete_options
 from unet_pipeline.models.initializers import INITIALIZERS
 from unet_pipeline.models.smp import PREFIX
-from unet_pipeline.settings_files import setting_names
+from unet_pipeline.settings_files import ComponentSettings, setting_names
 from unet_pipeline.training import OPTIMIZERS, SCHEDULES, parse_loss
 from unet_pipeline.training.run_folder import slug
 

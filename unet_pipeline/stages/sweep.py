@@ -68,7 +68,8 @@ from unet_pipeline.stages.study import (
     open_study,
     rows_of,
 )
-from unet_pipeline.stages.train import InterruptedRunError, TrainedRun, train
+from unet_pipeline.stages.train import train
+from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.sweep_config import SweepConfig
 from unet_pipeline.training import run_folder as runs
 

@@ -9,23 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import operator
 import re
 import shlex
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline import tracking
-from unet_pipeline.config import TrainConfig, dump_config, load_config
+from unet_pipeline.config import TrainConfig, dump_config
 from unet_pipeline.console import log_to_file
-from unet_pipeline.datasets.findings import counted
 from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
 from unet_pipeline.distributed import World, agree_max, gather_objects, main_first
-from unet_pipeline.errors import RejectedInputsError, TrackingError, UserError
+from unet_pipeline.errors import TrackingError, UserError
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
 from unet_pipeline.models import load_model
 from unet_pipeline.runtime import (
@@ -36,12 +33,13 @@ from unet_pipeline.runtime import (
     stop_on_signals,
 )
 from unet_pipeline.stages.assembly import (
+    SMALLER,
     check_names,
     complete_config,
     decided,
     format_plan,
 )
-from unet_pipeline.stages.building import Parts, build_parts, try_parts, without_pretrained
+from unet_pipeline.stages.building import Parts, build_parts, without_pretrained
 from unet_pipeline.stages.loop import run_epochs
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import by_main, end_job, former_attempt, joined, sign_job
@@ -52,73 +50,31 @@ from unet_pipeline.stages.required import (
     resume_tracking,
     taken_back,
 )
+from unet_pipeline.stages.resuming import config_of, reached_of, reusable
 from unet_pipeline.stages.session import (
     CLOSING_SECONDS,
     Reached,
     Session,
     Watch,
-    headline,
     limits_reached,
     log_panel,
     progress,
     restore_parts,
+    write_model,
+)
+from unet_pipeline.stages.telling import (
+    headline,
     run_note,
     say_what_next,
     start_tracking,
     write_environment,
-    write_model,
 )
+from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.training import run_folder as runs
 from unet_pipeline.training.checkpoints import load_state
 from unet_pipeline.training.position import Position
 
 logger = logging.getLogger(__name__)
-
-SMALLER = "use a smaller --batch-size, --image-size or model"
-RESUMABLE = ("training.epochs", "training.max_steps", "training.budget_seconds",
-             "training.patience", "training.strict", "training.cache_fraction",
-             "training.disk_fraction", "data.path", "runtime.device", "runtime.workers",
-             "output.tracking", "output.register_as")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What `train` has made: the run folder, its best validation scores, where to look at it.
-
-    seconds: wall clock until the last validation was saved. num_unreadable: files that were skipped
-    because they could not be read; the log names them. stop_code: the exit code of a signal
-    that came when there was nothing left to stop. pruned: whether `watch` has given the run up.
-    """
-
-    folder: Path
-    best: dict[str, float]
-    steps: int
-    seconds: float
-    tracking_url: str | None
-    num_unreadable: int = 0
-    stop_code: int | None = None
-    pruned: bool = False
-
-    def raise_for_unreadable(self) -> None:
-        """Raise `RejectedInputsError` where files were skipped."""
-        if self.num_unreadable:
-            raise RejectedInputsError(
-                f"trained without {counted(self.num_unreadable, 'sample')} that could not be read: "
-                f"see the warnings above, or {self.folder / runs.LOG_NAME}"
-            )
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able."""
-        model = str(self.folder / runs.BEST_NAME)
-        return asdict(self) | {"folder": str(self.folder), "model": model}
-
-
-class InterruptedRunError(UserError):
-    """SIGINT or SIGTERM ended the run after its state was saved. Exit code 130 or 143."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def train(
@@ -147,7 +103,7 @@ def train(
     with joined(str(choose_device(config.runtime.device))) as world:
         former = former_attempt(Path(config.output.runs_dir), world)
         if former is not None:  # a process was lost, and torchrun has started all of them again
-            return _continue(former, _config_of(former, {}), world)
+            return _continue(former, config_of(former, {}), world)
         return _begin(config, world, position, manifest, parent, tags or {}, on_begin, watch)
 
 
@@ -181,7 +137,7 @@ def _begin(
     with _kept(folder, world), stop_on_signals() as stop:
         if world.is_main:
             logger.info("%s", format_plan(config, manifest, decisions))
-            write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
+            write_atomic(folder / runs.CONFIG_NAME, dump_config(reusable(config)))
             manifest.save(folder)
             write_environment(folder)
             if on_begin is not None:
@@ -242,34 +198,9 @@ def resume(folder: Path, overrides: Mapping[str, Any]) -> TrainedRun:
     overrides: limits, device and workers may change; anything else would be another run, and is
     a `UserError`, as is data that has changed since.
     """
-    config = _config_of(folder, overrides)
+    config = config_of(folder, overrides)
     with joined(str(choose_device(config.runtime.device))) as world:
         return _continue(folder, config, world)
-
-
-def _config_of(folder: Path, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The settings of the run in `folder` as it goes on; see `resume`."""
-    file = folder / runs.CONFIG_NAME
-    if not file.is_file():
-        raise UserError(f"{folder} is no run folder: it has no {runs.CONFIG_NAME}")
-    if overrides.get("output.run_name") == folder.name:  # the command that began it, and --resume
-        overrides = {name: v for name, v in overrides.items() if name != "output.run_name"}
-    config = load_config(file, overrides, kind=TrainConfig)
-    former = load_config(file, kind=TrainConfig)
-    if former.data.path is None:
-        raise UserError(f"{file}: is damaged, it names no data; put it back, or start a new run")
-    for name in overrides:
-        was, asked = (operator.attrgetter(name)(c) for c in (former, config))
-        if isinstance(was, tuple) and isinstance(asked, int):
-            asked = (asked, asked)  # `--image-size 64`
-        # `ce+dice` is `ce + dice`
-        same = str(was).replace(" ", "") == str(asked).replace(" ", "")
-        if name not in RESUMABLE and not same:
-            raise UserError(
-                f"--resume cannot change {name} from {was} to {asked}: start a new run for that"
-            )
-    changes = {name: value for name, value in overrides.items() if name in RESUMABLE}
-    return load_config(file, changes, kind=TrainConfig)
 
 
 def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
@@ -289,13 +220,15 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
         parts = build_parts(without_pretrained(config), manifest, world, scratch=scratch)
         restore_parts(parts, state)
         _take_parts(parts, position)
-        session = Session(config, manifest, folder, parts, position, _reached(folder, state), None)
+        session = Session(
+            config, manifest, folder, parts, position, reached_of(folder, state), None
+        )
         left = agree_max(progress(session)) < 1
         if not left:
             position.stop_clock()
         if world.is_main:
             if left:
-                write_atomic(folder / runs.CONFIG_NAME, dump_config(_reusable(config)))
+                write_atomic(folder / runs.CONFIG_NAME, dump_config(reusable(config)))
                 where = f"epoch {position.epoch}, step {position.step}"
                 logger.info("continuing %s at %s", folder, where)
             else:
@@ -310,18 +243,6 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
         return _run(session, stop)
 
 
-def _reached(folder: Path, state: Mapping[str, Any]) -> Reached:
-    """What the run of this state has reached, as far as its files are still there."""
-    reached = Reached(**state["reached"])
-    if reached.best:
-        try:
-            load_model(folder / runs.BEST_NAME)
-        except UserError as error:
-            logger.warning("%s; the best model from here on takes its place", error)
-            return replace(reached, best={}, since_best=0)
-    return reached
-
-
 @contextlib.contextmanager
 def _kept(folder: Path, world: World) -> Iterator[None]:
     """The run folder locked and its log open, by the process that writes there."""
@@ -330,38 +251,6 @@ def _kept(folder: Path, world: World) -> Iterator[None]:
         return
     with folder_lock(folder), log_to_file(folder / runs.LOG_NAME):
         yield
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """What `train` would do: every setting decided, and the table of reasons."""
-
-    config: TrainConfig
-    text: str
-
-    def summary(self) -> dict[str, Any]:
-        """The settings, JSON-able."""
-        return self.config.model_dump(mode="json")
-
-
-def plan(config: TrainConfig) -> PlannedRun:
-    """What `train` would do with `config`, after checking settings and data; changes nothing."""
-    tracking.check_model_name(config.output.register_as)
-    check_names(config)
-    manifest = open_data(config.data, splits=("train", "val"))
-    experiment = tracking.experiment_name(config.output.experiment, default=manifest.facts.name)
-    _check_folder(config, experiment)
-    config, decisions = complete_config(config, manifest)
-    with memory_errors(SMALLER):
-        try_parts(config, manifest)
-    return PlannedRun(config, format_plan(config, manifest, decisions))
-
-
-def _reusable(config: TrainConfig) -> TrainConfig:
-    """`config` as another run may take it: a name is given once."""
-    tree = config.model_dump()
-    tree["output"]["run_name"] = None
-    return TrainConfig.model_validate(tree)
 
 
 def _run(session: Session, stop: StopRequest) -> TrainedRun:

@@ -19,7 +19,8 @@ from unet_pipeline.tracking.names import (
 from unet_pipeline.tracking.opening import adopt, attach, require_store, resume, start, sync
 from unet_pipeline.tracking.places import tracking_uri
 from unet_pipeline.tracking.relinking import Relinked, relink
-from unet_pipeline.tracking.run import Run, Status, status_of
+from unet_pipeline.tracking.run import Run
+from unet_pipeline.tracking.status import Status, status_of
 from unet_pipeline.tracking.viewing import Pages, boards, served
 
 __all__ = [

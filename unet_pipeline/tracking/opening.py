@@ -19,8 +19,9 @@ from unet_pipeline.tracking.facts import origin_tags
 from unet_pipeline.tracking.lookup import KnownRun
 from unet_pipeline.tracking.names import check_experiment, without_credentials
 from unet_pipeline.tracking.pulse import Pulse, felt_by
-from unet_pipeline.tracking.run import Run, required_error, status_of
+from unet_pipeline.tracking.run import Run, required_error
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool
+from unet_pipeline.tracking.status import status_of
 
 logger = logging.getLogger("unet_pipeline")
 

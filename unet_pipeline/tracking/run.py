@@ -11,7 +11,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +32,13 @@ from unet_pipeline.tracking.names import (
 )
 from unet_pipeline.tracking.spool import IDENTITY, Identity, Spool, milliseconds
 from unet_pipeline.tracking.stale import mark_stale
+from unet_pipeline.tracking.status import Status
 from unet_pipeline.tracking.table_sender import write_table
 
 logger = logging.getLogger("unet_pipeline")
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 SAMPLES = "samples"
-_STOPPED_CODES = (129, 130, 143)  # SIGHUP, Ctrl-C, SIGTERM
 _MAX_DATASET_NAME, _MAX_DIGEST = 500, 36
 
 
@@ -382,25 +381,6 @@ class Run:
 
     def _say_running(self) -> None:
         self._spool.append("status", status="RUNNING", pid=os.getpid(), host=platform.node())
-
-
-def status_of(error: BaseException | None) -> Status:
-    """How a run has ended that `error` has ended: by a signal, well all the same, or badly.
-
-    >>> status_of(None), status_of(KeyboardInterrupt()), status_of(SystemExit(0))
-    ('FINISHED', 'KILLED', 'FINISHED')
-    """
-    if error is None:
-        return "FINISHED"
-    if isinstance(error, SystemExit):
-        code = error.code or 0
-    elif isinstance(error, Exception):  # typer's Exit, which is no SystemExit, and our own errors
-        code = getattr(error, "exit_code", 1)
-    else:  # Ctrl-C, SIGTERM
-        code = 130
-    if code in _STOPPED_CODES:
-        return "KILLED"
-    return "FINISHED" if code == 0 else "FAILED"
 
 
 def required_error(

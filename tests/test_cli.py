@@ -126,7 +126,8 @@ def test_options_reach_the_settings_that_they_name(
                  "--lr", "1e-2", "--optimizer", "sgd", "--image-size", "180x240", "--amp", "off",
                  "--device", "cpu", "-j", "1", "--seed", "5", "--experiment", "E", "--run-name",
                  "R", "--output", "O", "--tracking", "off", "--set", "optimizer.momentum=0.5",
-                 "--weights", "W", "--tracking-uri", "U", "--compile"]  # fmt: skip
+                 "--weights", "W", "--tracking-uri", "U", "--compile",
+                 "--register", "M"]  # fmt: skip
     assert cli.run(arguments) == 0
     (config,) = trained
     assert config.training.model_dump() == TrainConfig().training.model_dump() | {
@@ -144,7 +145,7 @@ def test_options_reach_the_settings_that_they_name(
     }  # fmt: skip
     assert config.output.model_dump() == {
         "runs_dir": "O", "run_name": "R", "experiment": "E", "tracking": "off", "tracking_uri": "U",
-        "register_as": None,
+        "register_as": "M",
     }  # fmt: skip
     assert capsys.readouterr().out == "runs/x\n"
 

@@ -300,7 +300,7 @@ def test_a_run_kept_out_of_mlflow_registers_when_it_is_synced(
 # ---- refused before any work
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:1", " ", "it's"])
+@pytest.mark.parametrize("name", ["a/b", "a:1", "a@b", " ", "it's"])
 def test_a_name_that_no_registered_model_can_have_is_refused(
     name: str, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,16 +1,51 @@
-"""A run's model handed to MLflow: what it is, what it scores, on which data."""
+"""The end of a run: its models kept, the best one handed to MLflow with scores and data."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unet_pipeline import tracking
-from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
 from unet_pipeline.inference import example_image
-from unet_pipeline.models import ModelCard
+from unet_pipeline.models import ModelCard, load_model
+from unet_pipeline.runtime import choose_device, place
+from unet_pipeline.stages.session import Session, log_panel, write_model
+from unet_pipeline.stages.telling import headline, run_note
+from unet_pipeline.training import run_folder as runs
+
+logger = logging.getLogger(__name__)
+
+
+def publish(session: Session) -> None:
+    """Keep the last model beside the best, picture the best, and give all of it to MLflow."""
+    folder, reached, track = session.folder, session.reached, session.track
+    if session.given_up:
+        track.set_tags({"unet.pruned": True})
+    last = reached.history[-1]
+    write_model(session, folder / runs.LAST_NAME, last)
+    if not reached.best:
+        logger.warning("no validation gave a mean IoU: the last model is kept as the best")
+        reached.best = last
+        write_model(session, folder / runs.BEST_NAME, last)
+    best = place(load_model(folder / runs.BEST_NAME), choose_device(session.config.runtime.device))
+    log_panel(session, best, group="final", step=0)
+    log_model(
+        track,
+        folder / runs.BEST_NAME,
+        best.card,
+        session.manifest,
+        scores=best_scores(reached.best),
+        params=headline(session.config, session.manifest),
+        register=session.config.output.register_as,
+    )
+    track.log_artifact(folder / runs.LAST_NAME, "weights")
+    for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.HISTORY_NAME, runs.LOG_NAME):
+        track.log_artifact(folder / name)
+    track.log_note(run_note(session))
 
 
 def best_scores(best: Mapping[str, float]) -> dict[str, float]:

@@ -20,16 +20,14 @@ from typing import Any
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config
 from unet_pipeline.console import log_to_file
-from unet_pipeline.datasets.manifest import FACTS_FILE, SAMPLES_FILE, Manifest
+from unet_pipeline.datasets.manifest import Manifest
 from unet_pipeline.distributed import World, agree_max, gather_objects, main_first
 from unet_pipeline.errors import TrackingError, UserError
 from unet_pipeline.files import folder_lock, require_writable, write_atomic
-from unet_pipeline.models import load_model
 from unet_pipeline.runtime import (
     StopRequest,
     choose_device,
     memory_errors,
-    place,
     stop_on_signals,
 )
 from unet_pipeline.stages.assembly import (
@@ -43,7 +41,7 @@ from unet_pipeline.stages.building import Parts, build_parts, without_pretrained
 from unet_pipeline.stages.loop import run_epochs
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import by_main, end_job, former_attempt, joined, sign_job
-from unet_pipeline.stages.publishing import best_scores, log_model
+from unet_pipeline.stages.publishing import publish
 from unet_pipeline.stages.required import (
     lost_error,
     require_tracking,
@@ -57,14 +55,10 @@ from unet_pipeline.stages.session import (
     Session,
     Watch,
     limits_reached,
-    log_panel,
     progress,
     restore_parts,
-    write_model,
 )
 from unet_pipeline.stages.telling import (
-    headline,
-    run_note,
     say_what_next,
     start_tracking,
     write_environment,
@@ -280,7 +274,7 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
             seconds = session.position.elapsed()
             skipped = sum(gather_objects(session.parts.loader.unreadable.counts), Counter[str]())
             if session.is_main:
-                _finish(session)
+                publish(session)
         status = "KILLED" if session.given_up else "FINISHED"
     except BaseException as error:
         status = tracking.status_of(error)
@@ -304,31 +298,3 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
         stop.exit_code if stop else None,
         session.given_up,
     )
-
-
-def _finish(session: Session) -> None:
-    """Keep the last model beside the best, picture the best, and give all of it to MLflow."""
-    folder, reached, track = session.folder, session.reached, session.track
-    if session.given_up:
-        track.set_tags({"unet.pruned": True})
-    last = reached.history[-1]
-    write_model(session, folder / runs.LAST_NAME, last)
-    if not reached.best:
-        logger.warning("no validation gave a mean IoU: the last model is kept as the best")
-        reached.best = last
-        write_model(session, folder / runs.BEST_NAME, last)
-    best = place(load_model(folder / runs.BEST_NAME), choose_device(session.config.runtime.device))
-    log_panel(session, best, group="final", step=0)
-    log_model(
-        track,
-        folder / runs.BEST_NAME,
-        best.card,
-        session.manifest,
-        scores=best_scores(reached.best),
-        params=headline(session.config, session.manifest),
-        register=session.config.output.register_as,
-    )
-    track.log_artifact(folder / runs.LAST_NAME, "weights")
-    for name in (runs.CONFIG_NAME, FACTS_FILE, SAMPLES_FILE, runs.HISTORY_NAME, runs.LOG_NAME):
-        track.log_artifact(folder / name)
-    track.log_note(run_note(session))

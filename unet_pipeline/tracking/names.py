@@ -48,9 +48,9 @@ def check_experiment(name: str) -> str:
 def check_model_name(name: str | None) -> str | None:
     """`name`, if it can be a registered model; raises `UserError` otherwise."""
     if name is not None and (
-        not name.strip() or not name.isprintable() or re.search("[/:']", name)
+        not name.strip() or not name.isprintable() or re.search("[/:@']", name)
     ):
-        raise UserError(f"--register {name!r}: a model's name is text without / and : and '")
+        raise UserError(f"--register {name!r}: a model's name is text without / : @ and '")
     return name
 
 

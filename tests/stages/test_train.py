@@ -27,6 +27,7 @@ from unet_pipeline import cli
 from unet_pipeline.config import TrainConfig, load_config
 from unet_pipeline.stages import loop, train
 from unet_pipeline.stages.session import Session
+from unet_pipeline.tracking.store import load_mlflow
 from unet_pipeline.training import engine
 from unet_pipeline.training.checkpoints import load_state
 
@@ -368,9 +369,12 @@ def test_a_split_of_which_nothing_can_be_read_ends_the_run(
 
 
 def test_a_run_lands_where_a_bare_mlflow_ui_finds_it(scenes: Path, tmp_path: Path) -> None:
+    # Made beforehand: on a busy machine its tables take longer than a training waits for a store,
+    # and the model would be written before the run has an id there
+    load_mlflow()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     arguments = ["train", "--data", str(scenes), "--epochs", "2", *TINY]
     assert cli.run(arguments) == 0
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("digits")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"

@@ -48,7 +48,7 @@ SMALLER = "use a smaller --batch-size, --image-size or model"
 LEAST_BUDGET_TO_MEASURE = 60.0  # seconds: a few steps take a few of them
 TRIAL_PIXELS = 2**20  # of a batch whose steps are timed
 
-_COMPONENTS: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (
+COMPONENTS: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (
     ("initializer", INITIALIZERS, ()),
     ("optimizer", OPTIMIZERS, ()),
     ("schedule", SCHEDULES, ()),
@@ -67,7 +67,7 @@ def check_names(config: TrainConfig) -> None:
         complete_options(model.name, model.options)
     if training.loss is not None:
         parse_loss(training.loss, class_pixel_counts=(1, 1))  # any, as there are none yet
-    for section, catalogue, given in _COMPONENTS:
+    for section, catalogue, given in COMPONENTS:
         settings = getattr(config, section)
         name = _transforms(settings) if isinstance(settings, TransformSettings) else settings.name
         if name is not None:
@@ -112,7 +112,7 @@ def complete_config(config: TrainConfig, manifest: Manifest) -> tuple[TrainConfi
     # Of a resumed run, which has weights of its own, the settings are complete already
     if config.optimizer.freeze_encoder and not config.model.weights:
         _refuse_random_encoder(tree["model"])
-    for section, catalogue, given in _COMPONENTS:
+    for section, catalogue, given in COMPONENTS:
         name = tree[section]["name"]
         options = getattr(config, section).options
         factory: Callable[..., Any] = lookup(catalogue, name, kind=section)

@@ -65,7 +65,7 @@ def complete(
     for name in known:
         value = getattr(values, name)
         if isinstance(value, float) and math.isnan(value):
-            raise UserError(f"{label}: {name} = nan, which is no number: use one")
+            raise UserError(f"{label}: {name} = nan, which is no number: use a finite number")
     return {name: getattr(values, name) for name in known}
 
 

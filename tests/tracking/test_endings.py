@@ -120,8 +120,9 @@ def test_a_training_goes_on_while_its_server_is_killed_and_comes_back(
     assert len(said) == 7
     stored = client.get_run(run_id_of())
     assert stored.info.status == "FINISHED"
-    models = {file.path for file in client.list_artifacts(run_id_of(), "model")}
-    assert "model/best.safetensors" in models
+    (output,) = stored.outputs.model_outputs
+    files = client.list_logged_model_artifacts(output.model_id, "artifacts")
+    assert [file.path for file in files] == ["artifacts/best.safetensors"]
 
 
 def test_a_training_ends_well_without_its_server_and_is_sent_later(

@@ -28,7 +28,8 @@ def command(
 
     uri = tracking.tracking_uri(tracking_uri or None)
     logger.info("opening %s", tracking.without_credentials(uri))
-    with tracking.served(uri, port=port) as pages:
+    # Ctrl-C is the usual way to end it
+    with contextlib.suppress(KeyboardInterrupt), tracking.served(uri, port=port) as pages:
         boards = tracking.boards(uri, pages.address)
         for name, link in boards[:_SHOWN]:
             typer.echo(f"{name}: {link}")
@@ -38,5 +39,4 @@ def command(
             typer.echo(f"no runs yet: {pages.address}")
         if pages.process is not None:
             logger.info("Ctrl-C ends it")
-        with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
-            pages.wait()
+        pages.wait()

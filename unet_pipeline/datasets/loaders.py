@@ -251,7 +251,7 @@ class TrainLoader:
                 for sentence in batch.failures:
                     self.unreadable.add(sentence)
                 yield batch
-        except (RuntimeError, UserError) as error:
+        except (RuntimeError, UserError, EOFError, ConnectionError) as error:
             # Now, not when the traceback, which holds this frame, is collected: in a ring of
             # objects the queues may go before the workers that wait on them, which costs 5 s
             self.close()
@@ -270,7 +270,11 @@ def _end_workers(loader: DataLoader[Batch]) -> None:
     iterator, loader._iterator = loader._iterator, None
     if iterator is None:
         return
-    iterator._shutdown_workers()  # type: ignore[attr-defined]  # only workers outlive an epoch
+    try:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]  # only workers outlive an epoch
+    except RuntimeError as error:  # torch raises it wherever the main process is, even here
+        if lost_worker(error) is None:
+            raise
     for worker in iterator._workers:  # type: ignore[attr-defined]
         if worker.is_alive():
             worker.kill()
@@ -363,7 +367,8 @@ def _start_worker(_: int) -> None:
 def lost_worker(error: Exception) -> str | None:
     """What to tell of a worker that died or hangs; None for any other error."""
     message = str(error) if isinstance(error, RuntimeError) else ""
-    if "exited unexpectedly" in message or "is killed by signal" in message:
+    broken = isinstance(error, EOFError | ConnectionError)  # while it handed over a batch
+    if broken or "exited unexpectedly" in message or "is killed by signal" in message:
         return (
             "a data worker process was ended from outside, as a rule for want of memory: "
             "use fewer --workers (0 works everywhere) or a smaller cache"

@@ -16,7 +16,7 @@ import torch
 from unet_pipeline import tracking
 from unet_pipeline.config import TrainConfig, dump_config
 from unet_pipeline.datasets.loaders import read_sample
-from unet_pipeline.datasets.manifest import Manifest
+from unet_pipeline.datasets.manifest import Manifest, Sample
 from unet_pipeline.distributed import broadcast_object, gather_objects
 from unet_pipeline.errors import DatasetError
 from unet_pipeline.evaluation import pair
@@ -226,13 +226,21 @@ def _sides(config: TrainConfig) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def panel_samples(manifest: Manifest) -> dict[str, Sample]:
+    """The few validation samples that are pictured, by the key of their pictures."""
+    samples = manifest.split("val")
+    spread = sorted({round(n * (len(samples) - 1) / (NUM_PANELS - 1)) for n in range(NUM_PANELS)})
+    return {
+        f"{number:02d}_{runs.slug(samples[place].sample_id)[-60:]}": samples[place]
+        for number, place in enumerate(spread)
+        if samples
+    }
+
+
 def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) -> None:
     """Picture the same few validation images, truth left and prediction right."""
-    samples = session.manifest.split("val")
     facts = session.manifest.facts
-    spread = sorted({round(n * (len(samples) - 1) / (NUM_PANELS - 1)) for n in range(NUM_PANELS)})
-    for number, place in enumerate(spread):
-        sample = samples[place]
+    for key, sample in panel_samples(session.manifest).items():
         try:
             decoded = read_sample(
                 sample,
@@ -250,8 +258,7 @@ def log_panel(session: Session, segmenter: Segmenter, *, group: str, step: int) 
             autocast_dtype=session.parts.autocast_dtype,
         )
         picture = pair(decoded.image, decoded.mask, prediction, facts.classes)
-        key = f"{group}/{number:02d}_{runs.slug(sample.sample_id)[-60:]}"
-        session.track.log_image(key, picture, step=step)
+        session.track.log_image(f"{group}/{key}", picture, step=step)
 
 
 def log_augmentation(session: Session) -> None:

@@ -21,7 +21,7 @@ from unet_pipeline.inference import OVERLAP
 from unet_pipeline.models import complete_options
 from unet_pipeline.runtime import choose_device, describe_machine
 from unet_pipeline.stages.assembly import COMPONENTS
-from unet_pipeline.stages.session import Session
+from unet_pipeline.stages.session import Session, panel_samples
 from unet_pipeline.tracking.environment import ENVIRONMENT_NAME, environment
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,9 @@ def start_tracking(
             **(tags or {}),
         },
         leaderboard=LEADERBOARD,
+        pictures=tuple(
+            f"{g}/{key}" for g in ("final", "progress") for key in panel_samples(manifest)
+        ),
         parent=parent,
         uri=config.output.tracking_uri,
         send=config.output.tracking != "off",

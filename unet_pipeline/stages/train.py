@@ -217,7 +217,8 @@ def _continue(folder: Path, config: TrainConfig, world: World) -> TrainedRun:
         session = Session(
             config, manifest, folder, parts, position, reached_of(folder, state), None
         )
-        left = agree_max(progress(session)) < 1
+        # Of a run that was stopped between the last step and its validation that one is left
+        left = agree_max(progress(session)) < 1 or position.batch == len(parts.loader)
         if not left:
             position.stop_clock()
         if world.is_main:

@@ -35,6 +35,7 @@ def start(
     tags: Mapping[str, str],
     stage: str = "train",
     leaderboard: tuple[str, ...] = (),
+    pictures: tuple[str, ...] = (),
     parent: Run | None = None,
     uri: str | None = None,
     send: bool = True,
@@ -46,6 +47,7 @@ def start(
     stage: the verb that runs; MLflow shows it as the source.
     leaderboard: the columns of the experiment's saved view, `metrics.<key>` or `params.<key>`; the
     first metric ranks the runs.
+    pictures: keys of the images that this view shows without the params above them.
     parent: the run that this one is nested in.
     uri: the store; else `MLFLOW_TRACKING_URI`, else mlflow.db in the working directory.
     send: False keeps everything in the run folder, from where `sync` can send it one day.
@@ -62,6 +64,7 @@ def start(
         experiment=experiment,
         run_name=run_name,
         leaderboard=leaderboard,
+        pictures=pictures,
         adopted=adopted is not None,
         parent=parent.key if parent else None,
         run_id=adopted,

@@ -45,6 +45,7 @@ class Identity(pydantic.BaseModel):
     key: our own id of the run, a tag there: it finds the run in any store it was copied to.
     tracking_uri: without credentials. started: milliseconds since 1970.
     leaderboard: what the experiment's saved view shows, `metrics.<key>` or `params.<key>`.
+    pictures: keys of images that it shows without params.
     adopted: the run was made by `mlflow run`, which has named its source already.
     parent: the key of the run that this one is nested in.
     send: False keeps the run out of MLflow, until `sync` is asked to send it.
@@ -60,6 +61,7 @@ class Identity(pydantic.BaseModel):
     run_name: str
     started: int = pydantic.Field(default_factory=lambda: milliseconds())
     leaderboard: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
     adopted: bool = False
     parent: str | None = None
     send: bool = True

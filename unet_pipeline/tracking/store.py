@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import json
 import logging
 import os
 import re
 import ssl
 import threading
-import time
 import urllib.error
 import urllib.request
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +22,7 @@ from unet_pipeline.tracking.facts import user_name
 from unet_pipeline.tracking.names import folder_name, shorten, without_credentials
 from unet_pipeline.tracking.places import VIEW_KEY, database_path, is_local, is_server
 from unet_pipeline.tracking.pulse import listen
+from unet_pipeline.tracking.saved_view import saved_view
 from unet_pipeline.tracking.spool import Identity, exclusive
 
 if TYPE_CHECKING:
@@ -104,7 +101,7 @@ def connect(identity: Identity, uri: str) -> Connection:
             )
             run = _keyed_run(client, experiment_id, identity)
         _nest(client, run, identity)
-        _furnish(client, run.info.experiment_id, identity.leaderboard)
+        _furnish(client, run.info.experiment_id, identity)
     return Connection(client, run.info.experiment_id, run.info.run_id)
 
 
@@ -303,41 +300,16 @@ def _named_experiment(client: MlflowClient, name: str, uri: str) -> Experiment:
     return experiment
 
 
-def _furnish(client: MlflowClient, experiment_id: str, leaderboard: tuple[str, ...]) -> None:
+def _furnish(client: MlflowClient, experiment_id: str, identity: Identity) -> None:
     """Give the experiment the tags that make its page a good one, where it lacks them."""
     tags = {"mlflow.experimentKind": "custom_model_development"}
-    if leaderboard:
-        tags[_VIEW_TAG] = _view(leaderboard)
+    if identity.leaderboard:
+        tags[_VIEW_TAG] = saved_view(identity.leaderboard, identity.pictures)
     # A comfort that an older server or a lack of rights may refuse, and no run depends on
     with contextlib.suppress(Exception):
         present = client.get_experiment(experiment_id).tags
         for key in tags.keys() - present.keys():
             client.set_experiment_tag(experiment_id, key, tags[key])
-
-
-def _view(columns: tuple[str, ...]) -> str:
-    """The saved view of an experiment: these columns, best first by the first metric of them.
-
-    (The format is MLflow's own and not documented; a test compares it with the installed one.)
-    """
-    quoted = [re.sub(r"^(\w+)\.(.*)$", r"\1.`\2`", column) for column in columns]
-    ranking = [column for column in quoted if column.startswith("metrics.")]
-    state = {
-        "searchFilter": "",
-        "orderByKey": ranking[0] if ranking else "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": quoted,
-        "runsHiddenMode": "FIRST_10_RUNS",
-        "hideEmptyCharts": True,
-    }
-    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    now = int(time.time() * 1000)
-    view = {"name": "U-Net leaderboard", "createdAt": now, "updatedAt": now}
-    return json.dumps({**view, "state": f"deflate;{packed}"})
 
 
 class _Silent(threading.local):

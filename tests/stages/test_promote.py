@@ -217,3 +217,18 @@ def test_a_run_folder_is_promoted_once_it_is_in_mlflow(
     assert cli.run(["evaluate", "--model", str(folder), "--device", "cpu"]) == 0
     assert promote(str(folder)) == 0
     assert champion(registered.client_of(project), "digits").tags["unet.run_key"]
+
+
+def test_a_store_elsewhere_can_be_promoted_in_without_making_one_here(
+    runs: Runs,
+    client: MlflowClient,
+    project: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = runs.add("first", 0.5)
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    assert promote(run_id, "--tracking-uri", f"sqlite:///{project}/mlflow.db") == 0
+    assert champion(client).run_id == run_id
+    assert not list(here.iterdir())

@@ -288,6 +288,26 @@ def test_the_saved_view_ranks_by_its_first_metric(project: Path) -> None:
     assert state["orderByAsc"] is False
     assert state["selectedColumns"] == ["params.`model.name`", "metrics.`test/mean_iou`"]
     assert "viewStateShareKey=unet" in (run.leaderboard_url or "")
+    assert "compareRunCharts" not in state
+
+
+def test_the_saved_view_shows_pictures_without_params(project: Path) -> None:
+    """With them, of which MLflow writes all above each picture, pictures are out of sight."""
+    pictures = ("final/00_a", "progress/00_a", "progress/01_b")
+    run = begin(project, leaderboard=("metrics.test/mean_iou",), pictures=pictures)
+    run.close("FINISHED")
+    experiment = client_of(project).get_experiment_by_name("cells")
+    view = json.loads(experiment.tags["mlflow.sharedViewState.unet"])
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    names = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
+    assert list(names.values()) == ["final", "progress"]
+    shown = [(names[c["metricSectionId"]], *c["imageKeys"]) for c in state["compareRunCharts"]]
+    assert shown == [(key.split("/")[0], key) for key in pictures]
+    assert {c["showRunParams"] for c in state["compareRunCharts"]} == {False}
+    pages = Path(sys.modules["mlflow"].__path__[0], "server", "js", "build", "static", "js")
+    text = "".join(file.read_text() for file in pages.glob("*.js"))
+    for name in ("showRunParams", "compareRunCharts", "metricSectionId", "imageKeys"):
+        assert name in text, f"the installed pages no longer know {name}"
 
 
 def test_images_are_named_as_the_installed_mlflow_names_them(project: Path) -> None:

@@ -118,6 +118,7 @@ class Wishes:
         """The settings of the former run that change."""
         changes: dict[str, Any] = {
             "output.run_name": self.run_name,
+            "output.register_as": None,  # one version of a model is enough
             "output.experiment": former.experiment,
         }
         if self.output:

@@ -256,7 +256,7 @@ def _train(work: _Sweep, trial: Trial, row: TrialRow) -> Iterator[TrialRow]:
             remaining = trial_seconds(remaining, left=left, running=running)
         config = within(config, remaining)
     tree = config.model_dump(exclude_unset=True)
-    tree["output"]["run_name"] = Path(row.run).name
+    tree["output"] |= {"run_name": Path(row.run).name, "register_as": None}
     run = train(
         TrainConfig.model_validate(tree),
         manifest=work.manifest,

@@ -179,6 +179,19 @@ def stored_model(model: LoggedModel, run: KnownRun | None, *, label: str) -> Sto
     )
 
 
+def model_uri(client: MlflowClient, model: LoggedModel) -> str:
+    """`models:/<id>`, by which the page of a version links the model's, wherever that works.
+
+    A database looks the id up in the store that MLflow would use by itself, and would make one in
+    the working directory where that is another.
+    """
+    import mlflow
+
+    if places.is_server(client.tracking_uri) or mlflow.get_tracking_uri() == client.tracking_uri:
+        return f"models:/{model.model_id}"
+    return str(model.artifact_location)
+
+
 def download(uri: str, root: str, names: Sequence[str], folder: Path) -> Path | None:
     """The first of `names` that is there, copied from the artifacts at `root` into `folder`.
 

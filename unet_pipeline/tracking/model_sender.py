@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_pipeline.tracking.lookup import SHA256
-from unet_pipeline.tracking.places import is_server
+from unet_pipeline.tracking.lookup import SHA256, model_uri
 from unet_pipeline.tracking.spool import Record
 from unet_pipeline.tracking.store import RUN_KEY, Connection
 
@@ -130,7 +129,7 @@ def _register(connection: Connection, model: LoggedModel, record: Record) -> int
     _ensure_registered_model(connection, name)
     version = client.create_model_version(
         name,
-        _source(connection, model),
+        model_uri(connection.client, model),
         run_id=connection.run_id,
         tags=record["tags"],
         description=record["description"],
@@ -140,20 +139,6 @@ def _register(connection: Connection, model: LoggedModel, record: Record) -> int
         _note_version(connection, model, {"name": name, "version": version.version})
     logger.info("model: models:/%s/%s", name, version.version)
     return 1
-
-
-def _source(connection: Connection, model: LoggedModel) -> str:
-    """`models:/<id>`, by which the version's page links the model's, wherever that works.
-
-    A database looks the id up in the store that MLflow would use by itself, and would make one in
-    the working directory where that is another.
-    """
-    import mlflow
-
-    uri = connection.client.tracking_uri
-    if is_server(uri) or mlflow.get_tracking_uri() == uri:
-        return f"models:/{model.model_id}"
-    return str(model.artifact_location)
 
 
 def _ensure_registered_model(connection: Connection, name: str) -> None:

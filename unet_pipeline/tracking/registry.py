@@ -15,6 +15,7 @@ from unet_pipeline.tracking.lookup import (
     is_unknown,
     known_run,
     model_of_run,
+    model_uri,
 )
 from unet_pipeline.tracking.store import RUN_KEY, open_store
 
@@ -99,12 +100,12 @@ def register(run: KnownRun, name: str) -> str:
             FINGERPRINT: run.tags.get(FINGERPRINT),
             RUN_KEY: run.key,
         }
-        inner = (
-            f"models:/{model.model_id}" if model.model_id else f"{run.artifact_uri}/{MODEL_NAME}"
-        )
+        source = f"{run.artifact_uri}/{MODEL_NAME}"
+        if model.model_id:
+            source = model_uri(client, client.get_logged_model(model.model_id))
         version = client.create_model_version(
             name,
-            inner,
+            source,
             run.run_id,
             tags={key: value for key, value in tags.items() if value},
             model_id=model.model_id,

@@ -100,7 +100,10 @@ def test_every_fold_is_a_run_and_the_table_ends_in_mean_and_spread(
     discs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", "--data", str(discs), "--fold", "all", *STEPS]) == 0
-    table = capsys.readouterr().out
+    table, err = capsys.readouterr()
+    *_, compare, this = err.strip().splitlines()
+    assert compare == "compare:  mlflow ui"
+    assert this.startswith("this table: http://127.0.0.1:5000/#/experiments/")
     folder = Path("runs/discs/folds-0001")
     *folds, mean, sd = rows_of(folder)
     assert [row["fold"] for row in folds] == ["0", "1", "2"]

@@ -278,6 +278,17 @@ def test_a_run_is_whole_in_the_store_of_the_working_directory(
     assert (run.url or "").startswith("http://127.0.0.1:5000/#/experiments/")
 
 
+def test_data_is_described_as_tensors(project: Path) -> None:
+    run = begin(project)
+    run.log_dataset("cells", "train", "abc", {"in_channels": 4, "dtype": "uint16"})
+    run.close("FINISHED")
+    (used,) = client_of(project).get_run(run.run_id or "").inputs.dataset_inputs
+    schema = json.loads(used.dataset.schema)["mlflow_tensorspec"]
+    (image,), (mask,) = (json.loads(schema[part]) for part in ("features", "targets"))
+    assert image["tensor-spec"] == {"dtype": "uint16", "shape": [-1, -1, -1, 4]}
+    assert mask["tensor-spec"] == {"dtype": "uint8", "shape": [-1, -1, -1]}
+
+
 def test_the_saved_view_ranks_by_its_first_metric(project: Path) -> None:
     run = begin(project, leaderboard=("params.model.name", "metrics.test/mean_iou"))
     run.close("FINISHED")

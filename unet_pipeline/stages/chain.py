@@ -128,8 +128,7 @@ def run_chain(config: ChainConfig, *, fresh: bool = False) -> ChainedRun:
             _evaluate(chain, config, manifest, trained)
             if config.predict.inputs:
                 _predict(chain, config, trained)
-    if chain.track.url:
-        logger.info("all steps: %s", chain.track.url)
+    chain.track.say_where("chain")
     return ChainedRun(chain.folder, tuple(chain.steps), chain.track.url)
 
 

@@ -135,6 +135,7 @@ def compare(config: TrainConfig) -> Comparison:
         _climb(ladder)
         _write_pictures(ladder)
     logger.info("table and pictures: %s", parent.folder)
+    parent.track.say_where("table")
     return Comparison(
         parent.folder,
         facts.name,

@@ -152,6 +152,7 @@ def cross_validate(config: TrainConfig) -> CrossValidation:
             logger.info("fold %d, %d of %d", fold, fold + 1, number)
             fill_row(parent, FoldResult(fold), _results(parent, shared, manifest, fold), keep)
     logger.info("table: %s", parent.folder)
+    parent.track.say_where("table")
     return CrossValidation(
         parent.folder, facts.name, tuple(rows), tuple(parent.failures), parent.track.url
     )

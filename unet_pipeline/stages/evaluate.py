@@ -305,7 +305,4 @@ def _track(
     track.log_artifact(evaluation.folder, "evaluation")
     track.close("FINISHED")
     track.raise_for_failure()
-    if track.ui_command:
-        logger.info("compare:  %s", track.ui_command)
-    if track.url:
-        logger.info("this run: %s", track.url)
+    track.say_where()

@@ -159,5 +159,4 @@ def _track(config: PredictConfig, predicted: PredictedFiles) -> None:
     if result.failures:
         track.log_artifact(predicted.folder / FAILURES_NAME)
     track.close("FINISHED")
-    if track.url:
-        logger.info("this run: %s", track.url)
+    track.say_where()

@@ -394,7 +394,4 @@ def _say(parent: Parent, best: TrialRow) -> None:
     logger.info("the best of many is a little too good: score it on the test split, once")
     logger.info("evaluate: unet evaluate --model %s", shlex.quote(best.run))
     logger.info("table and pictures: %s", parent.folder)
-    if parent.track.ui_command:
-        logger.info("compare:  %s", parent.track.ui_command)
-    if parent.track.url:
-        logger.info("this sweep: %s", parent.track.url)
+    parent.track.say_where("sweep")

@@ -212,7 +212,4 @@ def say_what_next(session: Session, skipped: Mapping[str, int]) -> None:
         )
     logger.info("evaluate: unet evaluate --model %s", folder)
     logger.info("predict:  unet predict IMAGES --model %s --output MASKS", folder)
-    if track.ui_command:
-        logger.info("compare:  %s", track.ui_command)
-    if track.url:
-        logger.info("this run: %s", track.url)
+    track.say_where()

@@ -135,6 +135,13 @@ class Run:
         if self.failure is not None:
             raise self.required_error(f"send what is missing by `unet sync {self.folder}`")
 
+    def say_where(self, what: str = "run") -> None:
+        """Log the command that shows the runs, and the link of this one."""
+        if self.ui_command:
+            logger.info("compare:  %s", self.ui_command)
+        if self.url:
+            logger.info("this %s: %s", what, self.url)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Settings, nested or flat: `section.key` in MLflow, long values shortened."""
         self._spool.append("params", values=flat_params(params))

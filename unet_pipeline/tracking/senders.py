@@ -10,9 +10,9 @@ import shutil
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from unet_pipeline.tracking.lookup import SHA256
 from unet_pipeline.tracking.model_sender import send_models
@@ -116,11 +116,26 @@ def send_datasets(connection: Connection, folder: Path, records: Sequence[Record
             digest=record["digest"],
             source_type="local",
             source=json.dumps({"uri": record["source"]}),
+            schema=_schema(record["profile"]),
             profile=json.dumps(record["profile"]),
         )
         tags = [InputTag("mlflow.data.context", record["split"])]
         connection.client.log_inputs(connection.run_id, [DatasetInput(dataset, tags)])
     return Counter(datasets=len(records))
+
+
+def _schema(profile: Mapping[str, Any]) -> str | None:
+    """Images and masks of a dataset as MLflow describes tensors; None where they are not known."""
+    if not {"in_channels", "dtype"} <= profile.keys():
+        return None
+    import numpy as np
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.types import Schema, TensorSpec
+
+    pixels = (-1, -1, -1)  # any number of images, of any size
+    image = TensorSpec(np.dtype(profile["dtype"]), (*pixels, int(profile["in_channels"])), "image")
+    mask = TensorSpec(np.dtype("uint8"), pixels, "mask")
+    return json.dumps(TensorDatasetSchema(Schema([image]), Schema([mask])).to_dict())
 
 
 def send_artifacts(connection: Connection, folder: Path, records: Sequence[Record]) -> Counter[str]:

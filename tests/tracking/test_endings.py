@@ -180,6 +180,7 @@ def test_a_training_that_loses_a_required_server_ends_and_resumes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(courier, "_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(courier, "_SHARE", 1.0)
     with bad_server(server.uri) as bad:
         with monkeypatch.context() as patched:
 
@@ -208,6 +209,7 @@ def test_a_run_of_runs_that_loses_a_required_server_begins_no_other(
     scenes: Path, project: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(courier, "_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(courier, "_SHARE", 1.0)
     with bad_server(server.uri) as bad:
 
         def lose() -> None:

@@ -29,6 +29,7 @@ from tests.tracking.stores import (
     warnings_of,
 )
 from unet_pipeline import tracking
+from unet_pipeline.tracking import courier
 from unet_pipeline.errors import TrackingError
 from unet_pipeline.tracking.courier import PATIENCE_SECONDS
 from unet_pipeline.tracking.spool import Spool
@@ -322,6 +323,7 @@ def test_a_required_store_that_fails_in_the_middle_is_told_at_no_cost(
 ) -> None:
     monkeypatch.setattr("unet_pipeline.tracking.courier._LOST_SECONDS", 2.0)
     monkeypatch.setattr("unet_pipeline.tracking.courier._EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("unet_pipeline.tracking.courier._SHARE", 1.0)
     run = begin(project, f"required-{fault}", uri=bad.uri, required=True)
     assert run.failure is None
     bad.mode = fault
@@ -338,3 +340,10 @@ def test_a_required_store_that_fails_in_the_middle_is_told_at_no_cost(
     with pytest.raises(TrackingError, match="sync"):
         run.raise_for_failure()
     run.close("FAILED")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause"), [(0.0, 2.0), (0.01, 2.0), (0.05, 5.0), (0.2, 20.0), (9.0, 30.0)]
+)
+def test_sending_takes_a_hundredth_of_a_processor_at_most(seconds: float, pause: float) -> None:
+    assert courier._pause_after(seconds) == pytest.approx(pause)

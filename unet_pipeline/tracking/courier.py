@@ -29,7 +29,8 @@ from unet_pipeline.tracking.store import (
 
 logger = logging.getLogger("unet_pipeline")
 
-_EVERY_SECONDS = 2.0
+_EVERY_SECONDS, _SELDOM_SECONDS = 2.0, 30.0
+_SHARE = 0.01  # of a core, that sending may take from a training: 50 ms for a point a curve
 _BACK_OFF_SECONDS = (5.0, 30.0)
 PATIENCE_SECONDS = 3.5
 """What a store may be silent for, at the beginning and the end of a run, before it is left alone.
@@ -207,8 +208,9 @@ class Courier:
             closing = self._closing
             if closing and time.monotonic() - self._failed_slowly_at < _RECENT_SECONDS:
                 return  # one fault is waited for once
+            began, opened = time.thread_time(), self._connection is not None
             if self._attempt():
-                pause = _EVERY_SECONDS
+                pause = _pause_after(time.thread_time() - began if opened else 0.0)
             else:
                 shortest, longest = _BACK_OFF_SECONDS
                 pause = min(max(2 * pause, shortest), longest)
@@ -278,3 +280,8 @@ class Courier:
                 self._healthy_at = time.monotonic()
             self._asked_at = time.monotonic()
         return time.monotonic() - self._healthy_at < PATIENCE_SECONDS - _HEALTH_SECONDS
+
+
+def _pause_after(seconds: float) -> float:
+    """How long to wait after a sending that took `seconds` of a processor's time."""
+    return min(max(seconds / _SHARE, _EVERY_SECONDS), _SELDOM_SECONDS)

@@ -29,8 +29,8 @@ from tests.tracking.stores import (
     warnings_of,
 )
 from unet_pipeline import tracking
-from unet_pipeline.tracking import courier
 from unet_pipeline.errors import TrackingError
+from unet_pipeline.tracking import courier
 from unet_pipeline.tracking.courier import PATIENCE_SECONDS
 from unet_pipeline.tracking.spool import Spool
 

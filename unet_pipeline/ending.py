@@ -61,22 +61,20 @@ def exit_code_of(command: Callable[[], int], *, left: str = LEFT) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with `code`.
+    """End the process with `code`, after its threads and what is registered for its end.
 
-    One that torchrun has started ends without the destructors of torch's libraries: threads of
-    gloo's that are left aborted every third such process at its end (exit code -6), and torchrun
-    took the job for failed.
+    Without taking down the interpreter and the libraries one object at a time: with torch and
+    MLflow that took 4 s on a busy machine, and threads of gloo's that are left aborted every third
+    process of torchrun's (exit code -6).
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        for thread in threading.enumerate():
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # its reader has left
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader has left
+            stream.flush()
+    os._exit(code)
 
 
 def _short(name: object) -> str:

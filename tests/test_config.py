@@ -93,3 +93,11 @@ def test_every_config_loads_and_its_header_says_what_to_expect(file: Path) -> No
     header = file.read_text().split("\n\n")[0]
     for word in ("unet train", "hardware:", "time:", "score:"):
         assert word in header, word
+
+
+def test_a_password_in_a_store_s_address_is_used_and_not_written_down() -> None:
+    config = load_config(overrides={"output.tracking_uri": "http://ann:s3cret@host:5000"})
+    assert config.output.tracking_uri == "http://ann:s3cret@host:5000"
+    assert TrainConfig.model_validate(config.model_dump()) == config
+    assert "s3cret" not in dump_config(config)
+    assert "http://host:5000" in dump_config(config)

@@ -101,7 +101,7 @@ def test_sigterm_ends_with_143_after_cleaning_up() -> None:
 
 
 _LEAVING = """
-import atexit, threading, time
+import atexit, concurrent.futures, threading, time
 from unet_pipeline.ending import leave
 class Aborts:
     def __del__(self):
@@ -110,12 +110,16 @@ kept = Aborts()
 atexit.register(print, "cleaned up")
 print("said", end=" ")
 threading.Thread(target=lambda: (time.sleep(0.3), print("worked", end=" "))).start()
+pool = concurrent.futures.ThreadPoolExecutor(1)  # its thread waits until it is told to end
+pool.submit(print, end="")
 leave(3)
 """
 
 
 def test_a_process_ends_after_its_threads_and_before_libraries_are_torn_down() -> None:
-    done = subprocess.run([sys.executable, "-c", _LEAVING], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVING], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 3
     assert done.stdout == "said worked cleaned up\n"
 

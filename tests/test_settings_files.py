@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,8 @@ def test_an_assignment_without_a_key_and_a_value_is_refused(text: str) -> None:
 def test_a_setting_that_is_set_twice_is_refused() -> None:
     with pytest.raises(UserError, match=r"optimizer\.lr is set twice by --set; keep one"):
         parse_assignments(["optimizer.lr=1", "model.name=unet", "optimizer.lr=2"])
+
+
+def test_a_file_name_that_is_no_text_is_refused_before_it_is_written_down() -> None:
+    with pytest.raises(UserError, match="data.path = .*: holds bytes that are no UTF-8"):
+        load_config(overrides={"data.path": os.fsdecode(b"caf\xe9")})

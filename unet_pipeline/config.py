@@ -29,6 +29,7 @@ from unet_pipeline.spelling import (
     Switch,
     Tracking,
     Words,
+    without_credentials,
 )
 
 RUNS_DIR = "runs"
@@ -258,6 +259,10 @@ class OutputSettings(Settings):
     tracking: Tracking = Field("on", description="Record the run in MLflow: on, off or required.")
     tracking_uri: str | None = Field(None, description="MLflow server or store (mlflow.db here).")
     register_as: str | None = Field(None, description="Registered model to add a version to.")
+
+    @pydantic.field_serializer("tracking_uri", when_used="json")
+    def _without_password(self, uri: str | None) -> str | None:
+        return uri and without_credentials(uri)  # config.yaml goes to MLflow, and to colleagues
 
 
 class PrepareConfig(Settings):

@@ -67,9 +67,7 @@ def leave(code: int) -> NoReturn:
     MLflow that took 4 s on a busy machine, and threads of gloo's that are left aborted every third
     process of torchrun's (exit code -6).
     """
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # ends pools first, whose threads wait
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # its reader has left

@@ -62,6 +62,11 @@ def read_settings(
             tree[section] = {key: value for key, value in below.items() if key not in keys}
     origin = f"{path}: " if path is not None else ""
     for name, value in (overrides or {}).items():
+        if isinstance(value, str) and not _is_text(value):
+            raise UserError(
+                f"{name} = {value!r}: holds bytes that are no UTF-8, which neither config.yaml nor "
+                "MLflow can keep; rename the file or folder"
+            )
         _assign(tree, name, value)
     if recipe_file is not None and isinstance(tree.get("recipe"), str):
         tree = _above(tree, _read_yaml(recipe_file(tree["recipe"])))
@@ -138,6 +143,15 @@ def setting_names(kind: type[pydantic.BaseModel], prefix: str = "") -> list[str]
         else:
             names.append(prefix + key)
     return names
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written down: the bytes of a file name need not be text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

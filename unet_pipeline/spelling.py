@@ -69,6 +69,15 @@ def parse_size(value: Any) -> Any:
     return sides if len(sides) == 2 else value
 
 
+def without_credentials(text: str) -> str:
+    """`text` with the user and password of every URL in it left out.
+
+    >>> without_credentials("see https://me:secret@host:5000/path")
+    'see https://host:5000/path'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+
+
 Words = Annotated[tuple[str, ...], pydantic.BeforeValidator(split_commas)]
 Size = Annotated[
     PositiveInt | tuple[PositiveInt, PositiveInt] | None, pydantic.BeforeValidator(parse_size)

@@ -201,6 +201,23 @@ def test_runs_go_to_the_working_directory_unless_told_otherwise(
     assert tracking.tracking_uri("sqlite:////tmp/x.db") == "sqlite:////tmp/x.db"
 
 
+def test_a_folder_may_have_a_percent_sign_in_its_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an address `%41` is an A: MLflow then looked for another folder."""
+    folder = project / "n%41"
+    folder.mkdir()
+    shutil.copy(project / "mlflow.db", folder)
+    monkeypatch.chdir(folder)
+    run = begin(folder)
+    run.log_artifact(run.folder / "run.json")
+    assert run.close("FINISHED") == 0
+    assert run.ui_command == "mlflow ui"
+    stored = MlflowClient(places.local_uri(folder / "mlflow.db")).get_run(run.run_id or "")
+    assert stored.info.status == "FINISHED"
+    assert places.database_path(places.tracking_uri()) == folder / "mlflow.db"
+
+
 def test_the_command_to_look_is_the_shortest_that_works(project: Path) -> None:
     here = f"sqlite:///{project}/mlflow.db"
     assert places.ui_command(here) == "mlflow ui"

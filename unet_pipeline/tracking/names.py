@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from unet_pipeline.errors import UserError
+from unet_pipeline.spelling import without_credentials as without_credentials  # used beside these
 
 MAX_KEY = 250
 MAX_PARAM = 500
@@ -151,15 +152,6 @@ def folder_name(name: str) -> str:
 def shorten(text: str, limit: int) -> str:
     """`text`, cut where it is longer than `limit`, with dots to show it."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL in it left out.
-
-    >>> without_credentials("see https://me:secret@host:5000/path")
-    'see https://host:5000/path'
-    """
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def _flatten(params: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import urllib.parse
 from pathlib import Path
 
 from unet_pipeline.tracking.names import without_credentials
@@ -20,9 +21,14 @@ def tracking_uri(uri: str | None = None) -> str:
     """
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
     if chosen.startswith(_SQLITE) and not chosen.startswith(_SQLITE + ":memory:"):
-        path, question, options = chosen.removeprefix(_SQLITE).partition("?")
-        return f"{_SQLITE}{Path(path).absolute()}{question}{options}"
+        _, question, options = chosen.partition("?")
+        return f"{local_uri(database_path(chosen).absolute())}{question}{options}"
     return chosen
+
+
+def local_uri(database: Path) -> str:
+    """The URI of a database file: a `%` in its path stands for itself."""
+    return _SQLITE + str(database).replace("%", "%25")
 
 
 def recorded_uri(recorded: str) -> str:
@@ -43,7 +49,7 @@ def is_server(uri: str) -> bool:
 
 def database_path(uri: str) -> Path:
     """The file of a local store."""
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
+    return Path(urllib.parse.unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
 
 
 def ui_command(uri: str) -> str | None:
@@ -52,7 +58,7 @@ def ui_command(uri: str) -> str | None:
         return None
     # Files of an old MLflow make a bare `mlflow ui` look there instead
     old = any(path.parent.name.isdigit() for path in Path("mlruns").glob("*/meta.yaml"))
-    if uri == f"{_SQLITE}{Path.cwd() / 'mlflow.db'}" and not old:
+    if uri == local_uri(Path.cwd() / "mlflow.db") and not old:
         return "mlflow ui"
     return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}"
 

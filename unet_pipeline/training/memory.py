@@ -17,8 +17,8 @@ _PLENTY = 16_384
 """Bytes a pixel of a batch, which no network here has come near: below it nothing is counted, which
 takes 3 s the first time."""
 
-_PEAK = 1.5
-"""Of what is kept, the memory that a step has taken at most: 1.4 to 2.1 (docs/log.md)."""
+_PEAK = 2.2
+"""Of what is kept, the memory that a step takes: 1.4 to 2.1 times as much (docs/log.md)."""
 
 
 def samples_at_once(
@@ -45,7 +45,7 @@ def samples_at_once(
     size = batch_size
     while size > 1 and _PEAK * size * one > available:
         size = math.ceil(size / 2)
-    return size if size * one <= available else 0
+    return size if _PEAK * size * one <= available else 0
 
 
 def kept_bytes(

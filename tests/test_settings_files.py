@@ -73,5 +73,5 @@ def test_a_setting_that_is_set_twice_is_refused() -> None:
 
 
 def test_a_file_name_that_is_no_text_is_refused_before_it_is_written_down() -> None:
-    with pytest.raises(UserError, match="data.path = .*: holds bytes that are no UTF-8"):
+    with pytest.raises(UserError, match=r"data\.path = .*: holds bytes that are no UTF-8"):
         load_config(overrides={"data.path": os.fsdecode(b"caf\xe9")})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 import unet_pipeline as up
+from tests.stages.conftest import TINY
 from unet_pipeline import cli
 from unet_pipeline.datasets.images import read_image
 from unet_pipeline.datasets.manifest import Manifest
@@ -277,3 +279,22 @@ def test_classes_of_the_model_that_a_plain_folder_lacks_are_warned_of(
     assert line.startswith("warning: the model knows 11 classes, and the masks of two hold 2 of")
     assert cli.run(common) == 0
     assert "the model knows" not in capsys.readouterr().err
+
+
+def test_scores_on_data_that_has_changed_since_are_told_by_their_name(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(scenes, tmp_path / "scenes"))
+    arguments = ["train", "--data", str(data), "--max-steps", "1", "--run-name", "run", *TINY]
+    assert cli.run(arguments) == 0
+    run = "runs/digits/run"
+    capsys.readouterr()
+    assert cli.run(["evaluate", "--model", run]) == 0
+    assert "has learned from" not in capsys.readouterr().err
+    table = data / "samples.csv"
+    lines = table.read_text().splitlines()
+    place = next(n for n, line in enumerate(lines) if ",train," in line)
+    table.write_text("\n".join(lines[:place] + lines[place + 1 :]) + "\n")
+    assert cli.run(["evaluate", "--model", run]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert "learned from, or has changed since: its scores are test-digits/" in err

@@ -292,6 +292,14 @@ def _track(
     known = facts.get("fingerprint") == target.fingerprint
     group = config.split if known else f"{config.split}-{runs.slug(target.name)}"
     group += _suffix(config)
+    if not known:
+        logger.warning(
+            "%s is not the data that the model has learned from%s: its scores are %s/... in MLflow, "
+            "and none that `unet promote` compares",
+            target.name,
+            ", or has changed since" if facts.get("dataset") == target.name else "",
+            group,
+        )
     dataset = (f"{target.name}-{config.split}", target.digest)
     track = source.attach(required=config.tracking == "required")
     track.log_dataset(dataset[0], config.split, target.digest, target.profile, source=target.source)

@@ -81,23 +81,24 @@ def test_a_full_disk_anywhere_is_a_matter_of_resources(capsys: pytest.CaptureFix
     assert "some/file: no space left" in error_of(capsys)
 
 
-def test_sigterm_ends_with_143_after_cleaning_up() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_with_its_code_after_cleaning_up(number: int, code: int) -> None:
     cleaned = []
 
     def wait() -> int:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             signal.pause()
         finally:
             cleaned.append(True)
         return 0
 
-    former = signal.getsignal(signal.SIGTERM)
+    former = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
         exit_code_of(wait)
-    assert caught.value.code == 143
+    assert caught.value.code == code
     assert cleaned
-    assert signal.getsignal(signal.SIGTERM) == former
+    assert signal.getsignal(number) == former
 
 
 _LEAVING = """

@@ -87,25 +87,33 @@ def _report_bug(error: Exception) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, raised in the main thread so that files are closed and removed on the way out."""
+    """SIGTERM or SIGHUP, raised in the main thread: files are closed and removed on the way out."""
 
 
 @contextlib.contextmanager
 def _terminate_as_exit(left: str) -> Iterator[None]:
-    """Turn SIGTERM into exit code 143 after clean-up; training installs its own handler."""
+    """Turn SIGTERM into exit code 143 and SIGHUP into 129 after clean-up.
+
+    Training installs its own handlers; SIGHUP stays ignored where it is, as under `nohup`.
+    """
 
     def raise_terminated(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise _Terminated(number)
 
     try:
-        former = signal.signal(signal.SIGTERM, raise_terminated)
+        former = {
+            number: signal.signal(number, raise_terminated)
+            for number in (signal.SIGTERM, signal.SIGHUP)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        }
     except ValueError:  # not the main thread: signals are not ours
         yield
         return
     try:
         yield
-    except _Terminated:
+    except _Terminated as ending:
         print_error(f"terminated; {left}")
-        sys.exit(143)
+        sys.exit(128 + ending.args[0])
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

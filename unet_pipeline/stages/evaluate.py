@@ -294,7 +294,7 @@ def _track(
     group += _suffix(config)
     if not known:
         logger.warning(
-            "%s is not the data that the model has learned from%s: its scores are %s/... in MLflow, "
+            "%s is not the data that the model has learned from%s: its scores are %s/..., "
             "and none that `unet promote` compares",
             target.name,
             ", or has changed since" if facts.get("dataset") == target.name else "",

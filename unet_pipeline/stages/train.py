@@ -41,7 +41,7 @@ from unet_pipeline.stages.building import Parts, build_parts, without_pretrained
 from unet_pipeline.stages.loop import run_epochs
 from unet_pipeline.stages.opening import open_data
 from unet_pipeline.stages.processes import by_main, end_job, former_attempt, joined, sign_job
-from unet_pipeline.stages.publishing import publish
+from unet_pipeline.stages.publishing import best_scores, publish
 from unet_pipeline.stages.required import (
     lost_error,
     require_tracking,
@@ -279,6 +279,10 @@ def _run(session: Session, stop: StopRequest) -> TrainedRun:
         status = "KILLED" if session.given_up else "FINISHED"
     except BaseException as error:
         status = tracking.status_of(error)
+        if (
+            session.is_main and session.reached.best
+        ):  # the leaderboard ranks what has ended early too
+            session.track.log_metrics(best_scores(session.reached.best), step=0)
         raise
     finally:
         session.parts.close()

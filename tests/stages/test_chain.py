@@ -308,6 +308,8 @@ def test_settings_that_the_chain_says_itself_are_refused(
 ) -> None:
     assert cli.run(["run", "discs", "--set", "predict.output=here"]) == 2
     assert "predict.output has no effect on `unet run`" in capsys.readouterr().err
+    assert cli.run(["run", "discs", "--set", "output.register_as=cells"]) == 2
+    assert "`unet run` registers nothing" in capsys.readouterr().err
 
 
 def test_without_test_samples_the_val_split_is_scored(

@@ -162,7 +162,10 @@ def test_a_run_of_an_earlier_version_can_be_promoted(
     assert fetch_model("models:/cells@champion").run is not None
 
 
-@pytest.mark.parametrize("more", [["--alias", "latest"], ["--alias", "v2"], ["--name", "a/b"]])
+@pytest.mark.parametrize(
+    "more",
+    [["--alias", "latest"], ["--alias", "v2"], ["--name", "a/b"], ["--name", "it's"]],
+)
 def test_names_that_mlflow_refuses_are_refused_before_anything_changes(
     runs: Runs, client: MlflowClient, more: list[str]
 ) -> None:

@@ -207,6 +207,7 @@ def test_where_every_trial_fails_the_sweep_ends_with_the_code_of_the_first(
         ([], "a sweep needs something to try"),
         (["--param", "lr=1:2", "--trials", "0"], "trials = 0"),
         (["--param", "lr=1:2", "--budget", "soon"], "a duration looks like"),
+        (["--param", "lr=1:2", "--register", "cells"], "--register takes one training"),
         (["--join", "nowhere"], "nowhere is no folder of a sweep"),
     ],
 )

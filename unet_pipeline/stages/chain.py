@@ -345,6 +345,10 @@ def _refuse_what_the_chain_says(config: ChainConfig) -> None:
         for name in names:
             if name in given:
                 raise UserError(f"{section}.{name} has no effect on `unet run`: leave it out")
+    if config.output.register_as:  # a training that is not done again would register nothing
+        raise UserError(
+            "output.register_as: `unet run` registers nothing: leave it out, `unet promote` the run"
+        )
 
 
 def _params(config: ChainConfig) -> dict[str, Any]:

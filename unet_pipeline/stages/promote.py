@@ -10,7 +10,7 @@ from typing import Any
 
 from unet_pipeline.config import RUNS_DIR
 from unet_pipeline.errors import RejectedInputsError, UserError
-from unet_pipeline.tracking import KnownRun, find_run, registry
+from unet_pipeline.tracking import KnownRun, check_model_name, find_run, registry
 from unet_pipeline.training.run_folder import slug
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,9 @@ def promote(
     Where it is refused, nothing is registered and nothing moves.
     """
     registry.check_alias(alias)
+    check_model_name(name, option="--name")
     known = find_run(run, tracking_uri)
-    name = registry.check_registered_name(name) if name else _name(known)
+    name = name or _name(known)
     while True:
         holder = registry.holder(known.uri, name, alias)
         old = Contender(holder.version, holder.run) if holder else None

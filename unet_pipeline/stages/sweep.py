@@ -136,6 +136,8 @@ def sweep(config: SweepConfig, *, started: float | None = None) -> Sweep:
     Raises `UserError` for a space or settings that cannot work, before anything is trained;
     `InterruptedRunError` after a signal: `join` goes on from there.
     """
+    if config.train.output.register_as:
+        raise UserError("--register takes one training: leave it out, `unet promote` the best one")
     spent = 0.0 if started is None else time.monotonic() - started
     began = studies.now() - spent
     space = parse_space(config.params, config.train)

@@ -46,12 +46,15 @@ def check_experiment(name: str) -> str:
     return name
 
 
-def check_model_name(name: str | None) -> str | None:
-    """`name`, if it can be a registered model; raises `UserError` otherwise."""
+def check_model_name(name: str | None, *, option: str = "--register") -> str | None:
+    """`name`, if it can be a registered model; raises `UserError` otherwise.
+
+    MLflow itself takes an apostrophe, but cannot search for it.
+    """
     if name is not None and (
         not name.strip() or not name.isprintable() or re.search("[/:@']", name)
     ):
-        raise UserError(f"--register {name!r}: a model's name is text without / : @ and '")
+        raise UserError(f"{option} {name!r}: a model's name is text without / : @ and '")
     return name
 
 

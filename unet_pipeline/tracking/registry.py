@@ -30,13 +30,6 @@ class Holder:
     run: KnownRun | None
 
 
-def check_registered_name(name: str) -> str:
-    """`name`, if a registered model can be called so; raises `UserError` otherwise."""
-    if not name.strip() or re.search(r"[/:@]", name) or not name.isprintable():
-        raise UserError(f"--name {name!r}: a registered model's name has no '/', ':' or '@'")
-    return name
-
-
 def check_alias(alias: str) -> str:
     """`alias`, if MLflow takes it; raises `UserError` otherwise, before anything is changed."""
     reserved = alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias)

@@ -67,6 +67,15 @@ def _prepared(chain: Chain, asked: PrepareConfig, note: StepNote) -> Step:
     with chain.run_below(note, {"source": asked.data.path or "sample data"}) as track:
         manifest = prepare(asked).manifest
         facts = manifest.facts
+        # at once: where the rest fails, this tells the dataset from any other that lies there later
+        result = note.result | {
+            "figure": _counts(manifest),
+            "figures": facts.num_samples,
+            "files": _files_digest(manifest),
+            "samples": content_digest(output / SAMPLES_FILE),
+            "facts": content_digest(output / FACTS_FILE),
+        }
+        note = note.save(track.folder, result=result)
         profile = facts.model_dump(mode="json", exclude={"classes", "fingerprint", "folds"})
         for split in (name for name, number in facts.num_samples.items() if number):
             name = f"{facts.name}-{split}"
@@ -74,13 +83,7 @@ def _prepared(chain: Chain, asked: PrepareConfig, note: StepNote) -> Step:
         track.log_metrics({f"samples/{name}": n for name, n in facts.num_samples.items()}, step=0)
         for file in (FACTS_FILE, SAMPLES_FILE, REPORT_FILE):
             track.log_artifact(output / file)
-        result = note.result | {
-            "figure": _counts(manifest),
-            "figures": facts.num_samples,
-            "files": _files_digest(manifest),
-            "samples": content_digest(output / SAMPLES_FILE),
-        }
-        note = note.save(track.folder, state="finished", result=result)
+        note = note.save(track.folder, state="finished")
     return step_of(note, track.folder, how="made", seconds=time.monotonic() - started)
 
 
@@ -111,12 +114,12 @@ def _former_dataset(
 ) -> tuple[Path, StepNote] | None:
     """The step that has made this dataset, where source and settings are the same and it is whole.
 
-    Of a dataset that cannot be brought up to date, one that was killed after the dataset was whole
-    counts too. Where samples.csv was edited since, its rows are what is wanted.
+    One that was killed after the dataset was whole, and noted as it is, counts too. Where
+    samples.csv was edited since, its rows are what is wanted.
     """
     for folder, note in [] if chain.fresh else notes_of(chain.runs_dir, "prepare"):
         dataset = Path(note.result.get("dataset", ""))
-        whole = note.state == "finished" or (note.state == "begun" and not _may_update(asked))
+        whole = note.state == "finished" or (note.state == "begun" and "files" in note.result)
         if note.digest != digest or not whole or not Manifest.is_in(dataset):
             continue
         try:
@@ -124,16 +127,15 @@ def _former_dataset(
         except DatasetError as error:
             logger.info("prepare: %s", error)
             return None
+        if note.result.get("facts", "") not in ("", content_digest(dataset / FACTS_FILE)):
+            logger.info("prepare: %s was prepared otherwise since: once more", dataset)
+            return None
         same_rows = note.result.get("samples") == content_digest(dataset / SAMPLES_FILE)
         if same_rows and note.result.get("files") != _files_digest(manifest):
             logger.info("prepare: files of %s were changed since: once more", dataset)
             return None
         if note.state == "begun":
-            note = note.save(
-                folder,
-                state="finished",
-                result=note.result | {"figure": _counts(manifest)},
-            )
+            note = note.save(folder, state="finished")
         return folder, note
     return None
 

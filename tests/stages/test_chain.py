@@ -186,6 +186,12 @@ def test_a_prepared_dataset_is_taken_as_it_is(
     assert cli.run(arguments) == 0
     steps = json.loads(capsys.readouterr().out)["steps"]
     assert [step["how"] for step in steps] == ["given", "reused", "reused"]
+    mask = Path("discs/masks/c3.png")  # where the dataset has it
+    Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
+    for word in ("made", "reused"):
+        assert cli.run(arguments) == 0
+        steps = json.loads(capsys.readouterr().out)["steps"]
+        assert [step["how"] for step in steps] == ["given", word, word]
     assert cli.run([*arguments, "--class-names", "a,b"]) == 2
     assert "data.class_names has no effect on data/discs" in capsys.readouterr().err
 

@@ -74,6 +74,7 @@ def _prepared(chain: Chain, asked: PrepareConfig, note: StepNote) -> Step:
             "files": _files_digest(manifest),
             "samples": content_digest(output / SAMPLES_FILE),
             "facts": content_digest(output / FACTS_FILE),
+            "content": _content_of(manifest),
         }
         note = note.save(track.folder, result=result)
         profile = facts.model_dump(mode="json", exclude={"classes", "fingerprint", "folds"})
@@ -105,7 +106,11 @@ def _given(source: Path, config: ChainConfig) -> Step:
             )
     manifest = Manifest.load(source)
     logger.info("prepare: %s is prepared already", source)
-    result = {"dataset": str(source.resolve()), "figures": manifest.facts.num_samples}
+    result = {
+        "dataset": str(source.resolve()),
+        "figures": manifest.facts.num_samples,
+        "content": _content_of(manifest),
+    }
     return Step("prepare", "given", 0.0, source, _counts(manifest), result)
 
 
@@ -136,6 +141,9 @@ def _former_dataset(
             return None
         if note.state == "begun":
             note = note.save(folder, state="finished")
+        if not same_rows or "content" not in note.result:  # other files, or a note of before
+            result = note.result | {"content": _content_of(manifest)}
+            note = note.model_copy(update={"result": result})
         return folder, note
     return None
 
@@ -175,6 +183,20 @@ def _may_update(asked: PrepareConfig) -> bool:
 def _files_digest(manifest: Manifest) -> str:
     files = {path for s in manifest.samples for path in (s.image, s.mask) if path is not None}
     return listing_digest(sorted(files))
+
+
+def _content_of(manifest: Manifest) -> str:
+    """Sha256 of the bytes of all files, wherever they lie.
+
+    What the table says of them is of the day on which the dataset was prepared: masks may have been
+    corrected since.
+    """
+    return digest_of(
+        {
+            s.sample_id: [content_digest(file) for file in (s.image, s.mask) if file]
+            for s in manifest.samples
+        }
+    )
 
 
 def _counts(manifest: Manifest) -> str:

@@ -144,6 +144,20 @@ def test_files_that_were_only_touched_are_read_again_and_train_nothing(
     assert run(capsys)["how"] == how()
 
 
+def test_a_source_of_links_to_folders_is_seen_as_any_other(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("discs").rename("elsewhere")
+    Path("discs").mkdir()
+    for name in ("images", "masks"):
+        Path("discs", name).symlink_to(work / "elsewhere" / name)
+    Path("elsewhere/images/loop").symlink_to(work / "elsewhere/images")
+    run(capsys, "--dataset", "data/linked")
+    assert run(capsys, "--dataset", "data/linked")["how"] == how()
+    write_discs(Path("elsewhere"), num=2, first=12)
+    assert run(capsys, "--dataset", "data/linked")["how"]["prepare"] == "made"
+
+
 def test_edited_splits_stand_and_are_trained_on(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

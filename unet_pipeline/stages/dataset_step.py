@@ -181,7 +181,8 @@ def _may_update(asked: PrepareConfig) -> bool:
 
 
 def _files_digest(manifest: Manifest) -> str:
-    files = {path for s in manifest.samples for path in (s.image, s.mask) if path is not None}
+    # resolved: a table that is read again names the files behind links to folders
+    files = {file.resolve() for s in manifest.samples for file in (s.image, s.mask) if file}
     return listing_digest(sorted(files))
 
 

@@ -19,11 +19,12 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from unet_pipeline import cli
+from unet_pipeline import cli, tracking
 from unet_pipeline.chain_config import ChainConfig
 from unet_pipeline.config import load_config
 from unet_pipeline.errors import ResourceError
 from unet_pipeline.stages import chain as stage
+from unet_pipeline.stages import dataset_step
 from unet_pipeline.stages.trained import InterruptedRunError
 from unet_pipeline.tracking.store import load_mlflow
 
@@ -143,6 +144,20 @@ def test_files_that_were_only_touched_are_read_again_and_train_nothing(
     assert run(capsys)["how"] == how()
 
 
+def test_a_source_of_links_to_folders_is_seen_as_any_other(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("discs").rename("elsewhere")
+    Path("discs").mkdir()
+    for name in ("images", "masks"):
+        Path("discs", name).symlink_to(work / "elsewhere" / name)
+    Path("elsewhere/images/loop").symlink_to(work / "elsewhere/images")
+    run(capsys, "--dataset", "data/linked")
+    assert run(capsys, "--dataset", "data/linked")["how"] == how()
+    write_discs(Path("elsewhere"), num=2, first=12)
+    assert run(capsys, "--dataset", "data/linked")["how"]["prepare"] == "made"
+
+
 def test_edited_splits_stand_and_are_trained_on(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +200,12 @@ def test_a_prepared_dataset_is_taken_as_it_is(
     assert cli.run(arguments) == 0
     steps = json.loads(capsys.readouterr().out)["steps"]
     assert [step["how"] for step in steps] == ["given", "reused", "reused"]
+    mask = Path("discs/masks/c3.png")  # where the dataset has it
+    Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
+    for word in ("made", "reused"):
+        assert cli.run(arguments) == 0
+        steps = json.loads(capsys.readouterr().out)["steps"]
+        assert [step["how"] for step in steps] == ["given", word, word]
     assert cli.run([*arguments, "--class-names", "a,b"]) == 2
     assert "data.class_names has no effect on data/discs" in capsys.readouterr().err
 
@@ -195,6 +216,33 @@ def test_a_named_dataset_of_other_settings_is_left_alone(
     assert cli.run(["run", "discs", "--dataset", "data/discs", "--tile", "16",
                     "--tracking", "off"]) == 2  # fmt: skip
     assert "choose another --dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_preparation_that_was_killed_claims_only_what_it_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """Killed before or after the dataset was whole; then another one is prepared in its place."""
+    write_discs(Path("discs"))
+    arguments = ["run", "discs", "--tile", "16", "--dataset", "data/tiles", "--tracking", "off"]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise InterruptedRunError("killed", 137)
+
+    with monkeypatch.context() as patched:
+        if whole:
+            patched.setattr(tracking.Run, "log_dataset", killed)
+        else:
+            patched.setattr(dataset_step, "prepare", killed)
+        assert cli.run([*arguments, *TINY]) == 137
+    assert Path("data/tiles/samples.csv").exists() == whole
+    monkeypatch.setattr(stage, "_train", killed)
+    if whole:  # its dataset stands, and is no longer in the way
+        assert cli.run([*arguments, *TINY]) == 137
+        assert len(list(tmp_path.glob("runs/*/prepare-*"))) == 1
+        shutil.rmtree("data/tiles")
+    assert cli.run(["prepare", "discs", "--output", "data/tiles"]) == 0
+    assert cli.run([*arguments, *TINY]) == 2  # it holds a dataset that was prepared otherwise
 
 
 def test_a_training_that_was_stopped_goes_on(

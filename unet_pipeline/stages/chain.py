@@ -121,11 +121,12 @@ def run_chain(config: ChainConfig, *, fresh: bool = False) -> ChainedRun:
         write_atomic(chain.folder / runs.CONFIG_NAME, dump_config(config))
         chain.track.log_artifact(chain.folder / runs.CONFIG_NAME)
         with _described(chain):
-            manifest = Manifest.load(Path(prepare_step(chain, config).result["dataset"]))
+            prepared = prepare_step(chain, config).result
+            manifest, content = Manifest.load(Path(prepared["dataset"])), prepared["content"]
             if config.data.fold is not None:
                 manifest = manifest.fold(config.data.fold)
-            trained = _train(chain, config, manifest)
-            _evaluate(chain, config, manifest, trained)
+            trained = _train(chain, config, manifest, content)
+            _evaluate(chain, config, manifest, content, trained)
             if config.predict.inputs:
                 _predict(chain, config, trained)
     chain.track.say_where("chain")
@@ -135,13 +136,15 @@ def run_chain(config: ChainConfig, *, fresh: bool = False) -> ChainedRun:
 # ---- train --------------------------------------------------------------------------------------
 
 
-def _train(chain: Chain, config: ChainConfig, manifest: Manifest) -> Step:
+def _train(chain: Chain, config: ChainConfig, manifest: Manifest, content: str) -> Step:
+    """The training. content: a digest of the files of the dataset."""
     asked = _train_config(chain, config, manifest)
     settings = digest_of(
         plain(asked, "output", "data")
         | {"fold": asked.data.fold, "workers": None, "weights": _weights_digest(asked)}
     )
-    data = {"facts": plain(manifest.facts), "folds": [s.fold for s in manifest.samples]}
+    folds = [s.fold for s in manifest.samples]
+    data = {"facts": plain(manifest.facts), "folds": folds, "content": content}
     digest = digest_of({"settings": settings, "data": data, "version": __version__})
     former = chain.former("train", digest)
     if former is not None:
@@ -229,10 +232,13 @@ def _note_training(run: TrainedRun, note: StepNote) -> StepNote:
 # ---- evaluate, predict --------------------------------------------------------------------------
 
 
-def _evaluate(chain: Chain, config: ChainConfig, manifest: Manifest, trained: Step) -> Step:
+def _evaluate(
+    chain: Chain, config: ChainConfig, manifest: Manifest, content: str, trained: Step
+) -> Step:
     asked = _evaluate_config(config, manifest, trained)
     settings = digest_of(plain(asked, "model", "data", "tracking"))
     made_from = {"settings": settings, "fingerprint": manifest.facts.fingerprint}
+    made_from["content"] = content
     digest = digest_of(made_from | _model_of(trained))
     former = chain.former("evaluate", digest)
     if former is not None:

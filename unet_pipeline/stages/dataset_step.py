@@ -67,6 +67,16 @@ def _prepared(chain: Chain, asked: PrepareConfig, note: StepNote) -> Step:
     with chain.run_below(note, {"source": asked.data.path or "sample data"}) as track:
         manifest = prepare(asked).manifest
         facts = manifest.facts
+        # at once: where the rest fails, this tells the dataset from any other that lies there later
+        result = note.result | {
+            "figure": _counts(manifest),
+            "figures": facts.num_samples,
+            "files": _files_digest(manifest),
+            "samples": content_digest(output / SAMPLES_FILE),
+            "facts": content_digest(output / FACTS_FILE),
+            "content": _content_of(manifest),
+        }
+        note = note.save(track.folder, result=result)
         profile = facts.model_dump(mode="json", exclude={"classes", "fingerprint", "folds"})
         for split in (name for name, number in facts.num_samples.items() if number):
             name = f"{facts.name}-{split}"
@@ -74,13 +84,7 @@ def _prepared(chain: Chain, asked: PrepareConfig, note: StepNote) -> Step:
         track.log_metrics({f"samples/{name}": n for name, n in facts.num_samples.items()}, step=0)
         for file in (FACTS_FILE, SAMPLES_FILE, REPORT_FILE):
             track.log_artifact(output / file)
-        result = note.result | {
-            "figure": _counts(manifest),
-            "figures": facts.num_samples,
-            "files": _files_digest(manifest),
-            "samples": content_digest(output / SAMPLES_FILE),
-        }
-        note = note.save(track.folder, state="finished", result=result)
+        note = note.save(track.folder, state="finished")
     return step_of(note, track.folder, how="made", seconds=time.monotonic() - started)
 
 
@@ -102,7 +106,11 @@ def _given(source: Path, config: ChainConfig) -> Step:
             )
     manifest = Manifest.load(source)
     logger.info("prepare: %s is prepared already", source)
-    result = {"dataset": str(source.resolve()), "figures": manifest.facts.num_samples}
+    result = {
+        "dataset": str(source.resolve()),
+        "figures": manifest.facts.num_samples,
+        "content": _content_of(manifest),
+    }
     return Step("prepare", "given", 0.0, source, _counts(manifest), result)
 
 
@@ -111,12 +119,12 @@ def _former_dataset(
 ) -> tuple[Path, StepNote] | None:
     """The step that has made this dataset, where source and settings are the same and it is whole.
 
-    Of a dataset that cannot be brought up to date, one that was killed after the dataset was whole
-    counts too. Where samples.csv was edited since, its rows are what is wanted.
+    One that was killed after the dataset was whole, and noted as it is, counts too. Where
+    samples.csv was edited since, its rows are what is wanted.
     """
     for folder, note in [] if chain.fresh else notes_of(chain.runs_dir, "prepare"):
         dataset = Path(note.result.get("dataset", ""))
-        whole = note.state == "finished" or (note.state == "begun" and not _may_update(asked))
+        whole = note.state == "finished" or (note.state == "begun" and "files" in note.result)
         if note.digest != digest or not whole or not Manifest.is_in(dataset):
             continue
         try:
@@ -124,16 +132,18 @@ def _former_dataset(
         except DatasetError as error:
             logger.info("prepare: %s", error)
             return None
+        if note.result.get("facts", "") not in ("", content_digest(dataset / FACTS_FILE)):
+            logger.info("prepare: %s was prepared otherwise since: once more", dataset)
+            return None
         same_rows = note.result.get("samples") == content_digest(dataset / SAMPLES_FILE)
         if same_rows and note.result.get("files") != _files_digest(manifest):
             logger.info("prepare: files of %s were changed since: once more", dataset)
             return None
         if note.state == "begun":
-            note = note.save(
-                folder,
-                state="finished",
-                result=note.result | {"figure": _counts(manifest)},
-            )
+            note = note.save(folder, state="finished")
+        if not same_rows or "content" not in note.result:  # other files, or a note of before
+            result = note.result | {"content": _content_of(manifest)}
+            note = note.model_copy(update={"result": result})
         return folder, note
     return None
 
@@ -171,8 +181,23 @@ def _may_update(asked: PrepareConfig) -> bool:
 
 
 def _files_digest(manifest: Manifest) -> str:
-    files = {path for s in manifest.samples for path in (s.image, s.mask) if path is not None}
+    # resolved: a table that is read again names the files behind links to folders
+    files = {file.resolve() for s in manifest.samples for file in (s.image, s.mask) if file}
     return listing_digest(sorted(files))
+
+
+def _content_of(manifest: Manifest) -> str:
+    """Sha256 of the bytes of all files, wherever they lie.
+
+    What the table says of them is of the day on which the dataset was prepared: masks may have been
+    corrected since.
+    """
+    return digest_of(
+        {
+            s.sample_id: [content_digest(file) for file in (s.image, s.mask) if file]
+            for s in manifest.samples
+        }
+    )
 
 
 def _counts(manifest: Manifest) -> str:

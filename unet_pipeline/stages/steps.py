@@ -130,9 +130,15 @@ def listing_digest(paths: Iterable[Path]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below `folder` but hidden ones, in order."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """All files below `folder` but hidden ones, in order; links are followed, loops are not."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(found)

@@ -289,6 +289,7 @@ def test_an_experiment_that_is_deleted_meanwhile_is_restored(project: Path, whol
     tell(run, 3, 6)
     run.close("FINISHED")
     assert sent_later(run, f"sqlite:///{project}/mlflow.db") == whole
+    assert client.get_experiment_by_name("cells").lifecycle_stage == "active"
 
 
 # Required

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ import pytest
 from tests.tracking.stores import begin, client_of, environment
 from unet_pipeline import tracking
 from unet_pipeline.files import LOCK_NAME, folder_lock
-from unet_pipeline.tracking import stale
-from unet_pipeline.tracking.spool import Spool
+from unet_pipeline.tracking import senders, stale, store
+from unet_pipeline.tracking.spool import Record, Spool
 
 KILLED_CODE = """
 import os, signal, sys, time
@@ -82,6 +84,43 @@ def test_a_run_that_is_killed_is_adopted_by_resume(project: Path, killed: Path) 
     assert status_of(project, killed) == "FINISHED"
     experiment = client_of(project).get_experiment_by_name("cells")
     assert len(client_of(project).search_runs([experiment.experiment_id])) == 1
+
+
+def test_a_killed_run_of_many_slow_files_delays_neither_beginning_nor_end(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = begin(project, "killed")
+    assert killed.close("FINISHED") == 0
+    spool = Spool(killed.folder)
+    for number in range(60):
+        file = killed.folder / f"{number}.txt"
+        file.write_text("some")
+        spool.append("artifact", path=file.name, folder="files")
+    spool.append("status", status="RUNNING", host=os.uname().nodename, pid=1)
+    spool.close()
+    (killed.folder / LOCK_NAME).touch()
+    fast = senders.SENDERS["artifact"]
+    sent: list[Path] = []
+
+    def slow(connection: store.Connection, folder: Path, records: Sequence[Record]) -> Counter[str]:
+        sent.append(folder)
+        time.sleep(0.1)
+        return fast(connection, folder, records)
+
+    monkeypatch.setitem(senders.SENDERS, "artifact", slow)
+    (project / "runs/cells/next").mkdir()
+    with folder_lock(project / "runs/cells/next"):
+        begun = time.monotonic()
+        run = begin(project, "next", required=True)
+        while not sent:
+            assert time.monotonic() < begun + 10
+            time.sleep(0.01)
+        assert time.monotonic() - begun < 3.0
+        begun = time.monotonic()
+        assert run.close("FINISHED", grace=1.0) == 0
+        assert time.monotonic() - begun < 2.0
+    assert 0 < len(sent) < 30
+    assert status_of(project, killed.folder) == "KILLED"
 
 
 def of(folder: Path, **status: object) -> Path:

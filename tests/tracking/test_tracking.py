@@ -675,10 +675,13 @@ def test_deleted_experiments_and_runs_are_restored(
     again.close("FINISHED")
     assert client.get_run(second.run_id or "").info.lifecycle_stage == "active"
     assert client.get_run(first.run_id or "").info.status == "FINISHED"
+    client.delete_experiment(client.get_run(first.run_id or "").info.experiment_id)
+    tracking.sync(first.folder)
+    assert client.get_experiment_by_name("cells").lifecycle_stage == "active"
     client.delete_run(first.run_id or "")
     assert tracking.attach(first.folder).close("FINISHED") == 0
     assert client.get_run(first.run_id or "").info.lifecycle_stage == "active"
-    assert sum("restored" in text for text in warnings_of(caplog)) == 2
+    assert sum("restored" in text for text in warnings_of(caplog)) == 4
 
 
 def test_a_run_that_the_store_has_lost_is_made_anew_and_whole(project: Path) -> None:

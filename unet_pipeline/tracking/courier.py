@@ -44,13 +44,18 @@ _HEALTH_SECONDS = 0.8
 _SLOW_SECONDS, _RECENT_SECONDS = 1.0, 10.0
 
 
+class StoppedError(Exception):
+    """A sending beside a run was stopped, since that run ends."""
+
+
 class Courier:
     """Carries the journal of `spool` to the store at `uri`, from the mark on.
 
     The journal is the queue: nothing waits in memory, and a crash loses nothing. All that is sent
     may be sent again, so a mark that was not written does no harm.
     primary: the store is the run's own, and its ids are noted in run.json; else it is a copy.
-    then: called once, by the thread, when all has been carried for the first time.
+    then: called once, by the thread, when all has been carried for the first time; nobody waits
+    for it.
     """
 
     def __init__(self, spool: Spool, identity: Identity, uri: str, *, primary: bool = True) -> None:
@@ -68,6 +73,7 @@ class Courier:
         self._failed: str | None = None
         self._failed_slowly_at = -math.inf
         self._pulse = Pulse()
+        self._outer: Courier | None = None
         self._busy = False
         self._upload_until = -math.inf
         self._upload_seconds = 0.0
@@ -146,6 +152,16 @@ class Courier:
                 self._connection = None  # the next attempt looks afresh at server, run, database
                 raise failures[0]
 
+    def carry_beside(self, spool: Spool, identity: Identity, uri: str) -> None:
+        """Send what another run folder holds, within `then`; raises as `carry` does.
+
+        Whoever waits for this courier sees the progress, and an end of this one stops it: what it
+        had to send is less urgent.
+        """
+        other = Courier(spool, identity, uri)
+        other._pulse, other._outer = self._pulse, self
+        other.carry()
+
     def _connect(self) -> Connection:
         if self._primary:
             # Another process, such as an evaluation, may have opened the run meanwhile
@@ -209,7 +225,8 @@ class Courier:
             if closing and time.monotonic() - self._failed_slowly_at < _RECENT_SECONDS:
                 return  # one fault is waited for once
             began, opened = time.thread_time(), self._connection is not None
-            if self._attempt():
+            carried = self._attempt()
+            if carried:
                 pause = _pause_after(time.thread_time() - began if opened else 0.0)
             else:
                 shortest, longest = _BACK_OFF_SECONDS
@@ -217,6 +234,10 @@ class Courier:
             self._tried.set()
             if closing:
                 return
+            if carried and self.then is not None and not self._closing:
+                then, self.then = self.then, None
+                with felt_by(self._pulse):
+                    then()
 
     def _attempt(self) -> bool:
         """Whether everything has been carried."""
@@ -235,10 +256,6 @@ class Courier:
         if self._failed is not None:
             logger.info("tracking: MLflow takes the run again, and has what was kept meanwhile")
             self._failed = None
-        if self.then is not None and not self._closing:
-            then, self.then = self.then, None
-            with felt_by(self._pulse):
-                then()
         return True
 
     def _fail(self, error: BaseException) -> None:
@@ -255,10 +272,14 @@ class Courier:
 
     def _allow(self, records: Sequence[Record]) -> None:
         """Give the step that begins now the time that its files take."""
+        if self._outer is not None and self._outer._closing:
+            raise StoppedError("the run that it was sent beside has ended")
         self._pulse.beat()
         seconds = size_of(self.spool.folder, records) / _BYTES_PER_SECOND
-        self._upload_seconds += seconds
-        self._upload_until = time.monotonic() + seconds if seconds else -math.inf
+        for courier in (self, self._outer):
+            if courier is not None:
+                courier._upload_seconds += seconds
+                courier._upload_until = time.monotonic() + seconds if seconds else -math.inf
 
     def _is_stuck(self, began: float, patience: float) -> bool:
         """Whether to wait no longer for the thread, for which the waiting began at `began`."""

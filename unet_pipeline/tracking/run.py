@@ -382,7 +382,8 @@ class Run:
             spool = Spool(folder)
             identity = spool.load()
             if identity is not None and identity.send:
-                Courier(spool, identity, places.recorded_uri(identity.tracking_uri)).carry()
+                uri = places.recorded_uri(identity.tracking_uri)
+                self._courier.carry_beside(spool, identity, uri)
 
         mark_stale(self.folder, send)
 

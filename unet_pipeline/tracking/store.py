@@ -227,6 +227,8 @@ def _recorded_run(client: MlflowClient, identity: Identity) -> MlflowRun | None:
     if run.info.lifecycle_stage == "deleted":
         logger.warning("tracking: run %s was deleted in MLflow: restored", identity.run_name)
         client.restore_run(identity.run_id)
+    # Which is what has deleted it, mostly: nobody would see the run
+    _restore_experiment(client, client.get_experiment(run.info.experiment_id))
     # Now, not with the other tags: a run below this one finds it by its key, and may be quick
     if identity.adopted and RUN_KEY not in run.data.tags:
         client.set_tag(identity.run_id, RUN_KEY, identity.key)
@@ -294,10 +296,14 @@ def _named_experiment(client: MlflowClient, name: str, uri: str) -> Experiment:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
-    if experiment.lifecycle_stage == "deleted":
-        logger.warning("tracking: experiment %r was deleted in MLflow: restored", name)
-        client.restore_experiment(experiment.experiment_id)
+    _restore_experiment(client, experiment)
     return experiment
+
+
+def _restore_experiment(client: MlflowClient, experiment: Experiment) -> None:
+    if experiment.lifecycle_stage == "deleted":
+        logger.warning("tracking: experiment %r was deleted in MLflow: restored", experiment.name)
+        client.restore_experiment(experiment.experiment_id)
 
 
 def _furnish(client: MlflowClient, experiment_id: str, identity: Identity) -> None:

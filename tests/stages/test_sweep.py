@@ -25,9 +25,11 @@ from unet_pipeline.config import TrainConfig
 from unet_pipeline.errors import DivergedError, ResourceError
 from unet_pipeline.stages import sharing, study
 from unet_pipeline.stages import sweep as stage
+from unet_pipeline.stages import train as training
 from unet_pipeline.stages.search_space import Span
 from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.tracking.store import load_mlflow
+from unet_pipeline.training.checkpoints import load_state
 
 load_mlflow()  # quietly, before a test asks MLflow by itself
 
@@ -420,6 +422,29 @@ def test_a_signal_between_trials_is_not_lost(
     assert sweep(scenes, *OFF, "--param", "loss=ce,dice") == 130
     assert "unet sweep --join" in error_of(capsys)
     assert len(rows_of()) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_trial_is_built_ends_it_before_its_first_step(
+    number: signal.Signals,
+    code: int,
+    scenes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = training.build_parts
+
+    def build_parts(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(training, "build_parts", build_parts)
+    assert sweep(scenes, *OFF, "--param", "lr=1e-3,1e-2") == code
+    (row,) = rows_of()
+    assert (row["state"], row["note"]) == ("failed", "interrupted")
+    (folder,) = FOLDER.parent.glob("sweep-0001-000-*")
+    assert load_state(folder)["position"]["step"] == 0
+    assert f"unet sweep --join {FOLDER}" in error_of(capsys)
 
 
 def test_an_interrupted_training_is_no_failure_of_the_sweep(

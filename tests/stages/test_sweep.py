@@ -327,6 +327,39 @@ def test_a_budget_is_used_up_and_what_a_short_trial_saves_goes_to_the_others(
     assert 0.95 * 6000 < clock[0] - 1_000_000 <= 6000
 
 
+@pytest.mark.parametrize(
+    ("space", "budget", "share"),
+    [
+        (["loss=ce,dice,focal"], "1h", 1200),  # not a twentieth: there are three
+        (["lr=1e-4:1e-2:log"], "1h", 180),
+        (["lr=1e-4:1e-2:log"], "60s", 10),  # there will be a few, as twenty would be too short
+    ],
+)
+def test_trials_are_planned_for_the_time_that_they_get(
+    scenes: Path,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    space: list[str],
+    budget: str,
+    share: float,
+) -> None:
+    real, planned = stage.complete_shared, []
+
+    def complete_shared(config: TrainConfig, manifest: Any) -> TrainConfig:
+        planned.append(config.training.budget_seconds)
+        return real(config, manifest)
+
+    def outcome(config: TrainConfig, watch: Any) -> float:
+        raise InterruptedRunError("one is enough", 130)
+
+    monkeypatch.setattr(stage, "complete_shared", complete_shared)
+    trainings.outcome = outcome
+    given = ["--data", str(scenes), *OFF, *TINY, "--param", *space, "--budget", budget]
+    assert cli.run(["sweep", *given]) == 130
+    assert planned == [share]
+    assert trainings.configs[0].training.budget_seconds == pytest.approx(share, rel=0.2)
+
+
 def test_a_short_budget_makes_one_trial_at_least(
     scenes: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

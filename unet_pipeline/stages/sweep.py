@@ -50,6 +50,7 @@ from unet_pipeline.stages.search_space import (
     assign,
     check_space,
     name_of,
+    num_combinations,
     parse_space,
     with_plan,
 )
@@ -142,8 +143,10 @@ def sweep(config: SweepConfig, *, started: float | None = None) -> Sweep:
     manifest, shared = open_shared(config.train, splits=("train", "val"))
     check_space(space, shared, manifest.facts)
     typical = assign(shared, {param.setting: param.typical for param in space})
-    if config.budget_seconds is not None:
-        typical = within(typical, config.budget_seconds / config.trials)
+    if config.budget_seconds is not None:  # planned for the time that the first trial will get
+        num_trials = min(config.trials, num_combinations(space) or config.trials)
+        share = trial_seconds(config.budget_seconds, left=num_trials - 1, running=1)
+        typical = within(typical, share)
     planned = complete_shared(typical, manifest)
     shared = with_plan(shared, planned, space)
     name, params = config.train.output.run_name, _params(config, space)

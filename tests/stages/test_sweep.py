@@ -20,7 +20,7 @@ from PIL import Image
 
 import unet_pipeline as up
 from tests.stages.conftest import TINY
-from unet_pipeline import cli
+from unet_pipeline import cli, tracking
 from unet_pipeline.config import TrainConfig
 from unet_pipeline.errors import DivergedError, ResourceError
 from unet_pipeline.stages import sharing, study
@@ -503,6 +503,28 @@ def test_join_refuses_settings_and_data_of_another_sweep(
     (FOLDER / "sweep.yaml").write_text(kept.replace("fingerprint: ", "fingerprint: 0"))
     assert cli.run(["sweep", "--join", str(FOLDER)]) == 2
     assert "has changed since" in error_of(capsys)
+
+
+SERVER, WITH_SECRET = "https://mlflow.example:5000", "https://ann:secret@mlflow.example:5000"
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_join_sends_where_the_sweep_began_and_no_password_is_kept_for_it(
+    scenes: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, by_option: bool
+) -> None:
+    def outcome(config: TrainConfig, watch: Any) -> float:
+        raise InterruptedRunError("stopped after step 1", 130)
+
+    trainings.outcome = outcome
+    if not by_option:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", WITH_SECRET)
+    option = ["--tracking-uri", WITH_SECRET] if by_option else []
+    assert sweep(scenes, *OFF, *option, "--param", "loss=ce,dice") == 130
+    assert "secret" not in (FOLDER / "sweep.yaml").read_text()
+    for environment, where in (("", SERVER), (WITH_SECRET, WITH_SECRET), ("http://b", SERVER)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+        assert cli.run(["sweep", "--join", str(FOLDER)]) == 130
+        assert tracking.tracking_uri(trainings.configs[-1].output.tracking_uri) == where
 
 
 def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:

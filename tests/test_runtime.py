@@ -92,6 +92,19 @@ def test_a_signal_is_remembered_and_the_former_handler_comes_back(number: int, c
     assert signal.getsignal(number) == former
 
 
+def test_work_within_work_that_was_asked_to_end_is_asked_from_the_beginning() -> None:
+    with stop_on_signals() as outer:
+        with stop_on_signals() as stop:
+            assert not stop
+        signal.raise_signal(signal.SIGTERM)
+        with stop_on_signals() as stop:
+            assert stop
+            assert stop.exit_code == 143
+        assert outer.exit_code == 143
+    with stop_on_signals() as stop:
+        assert not stop
+
+
 def test_a_closed_terminal_is_no_signal_where_it_is_ignored() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` starts a command
     try:

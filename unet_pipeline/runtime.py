@@ -73,12 +73,19 @@ class StopRequest:
                 os.write(2, b"\nerror: asked twice, so left at once; what was saved before stays\n")
             os._exit(128 + number)
 
+    def take_over(self, former: object) -> None:
+        """Be asked to end, too, where `former`, a handler of a signal, is a request that was."""
+        outer = getattr(former, "__self__", None)
+        if isinstance(outer, StopRequest) and outer.signal is not None and self.signal is None:
+            self.signal, self._asked = outer.signal, outer._asked
+
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """A `StopRequest` that listens to SIGINT, SIGTERM and SIGHUP; former handlers come back after.
 
-    SIGHUP stays ignored where it is, as under `nohup`.
+    SIGHUP stays ignored where it is, as under `nohup`. Work within work that was asked to end
+    already, as a trial of a sweep, is asked from the beginning.
     """
     # Also where torchrun has started one process alone: it is signalled twice all the same
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
@@ -92,6 +99,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     except ValueError:  # signals reach the main thread only; elsewhere the caller keeps them
         yield request
         return
+    for handler in former.values():
+        request.take_over(handler)
     try:
         yield request
     finally:

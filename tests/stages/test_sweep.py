@@ -20,14 +20,16 @@ from PIL import Image
 
 import unet_pipeline as up
 from tests.stages.conftest import TINY
-from unet_pipeline import cli
+from unet_pipeline import cli, tracking
 from unet_pipeline.config import TrainConfig
 from unet_pipeline.errors import DivergedError, ResourceError
 from unet_pipeline.stages import sharing, study
 from unet_pipeline.stages import sweep as stage
+from unet_pipeline.stages import train as training
 from unet_pipeline.stages.search_space import Span
 from unet_pipeline.stages.trained import InterruptedRunError, TrainedRun
 from unet_pipeline.tracking.store import load_mlflow
+from unet_pipeline.training.checkpoints import load_state
 
 load_mlflow()  # quietly, before a test asks MLflow by itself
 
@@ -326,6 +328,39 @@ def test_a_budget_is_used_up_and_what_a_short_trial_saves_goes_to_the_others(
     assert 0.95 * 6000 < clock[0] - 1_000_000 <= 6000
 
 
+@pytest.mark.parametrize(
+    ("space", "budget", "share"),
+    [
+        (["loss=ce,dice,focal"], "1h", 1200),  # not a twentieth: there are three
+        (["lr=1e-4:1e-2:log"], "1h", 180),
+        (["lr=1e-4:1e-2:log"], "60s", 10),  # there will be a few, as twenty would be too short
+    ],
+)
+def test_trials_are_planned_for_the_time_that_they_get(
+    scenes: Path,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    space: list[str],
+    budget: str,
+    share: float,
+) -> None:
+    real, planned = stage.complete_shared, []
+
+    def complete_shared(config: TrainConfig, manifest: Any) -> TrainConfig:
+        planned.append(config.training.budget_seconds)
+        return real(config, manifest)
+
+    def outcome(config: TrainConfig, watch: Any) -> float:
+        raise InterruptedRunError("one is enough", 130)
+
+    monkeypatch.setattr(stage, "complete_shared", complete_shared)
+    trainings.outcome = outcome
+    given = ["--data", str(scenes), *OFF, *TINY, "--param", *space, "--budget", budget]
+    assert cli.run(["sweep", *given]) == 130
+    assert planned == [share]
+    assert trainings.configs[0].training.budget_seconds == pytest.approx(share, rel=0.2)
+
+
 def test_a_short_budget_makes_one_trial_at_least(
     scenes: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +458,29 @@ def test_a_signal_between_trials_is_not_lost(
     assert len(rows_of()) == 1
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_trial_is_built_ends_it_before_its_first_step(
+    number: signal.Signals,
+    code: int,
+    scenes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = training.build_parts
+
+    def build_parts(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(training, "build_parts", build_parts)
+    assert sweep(scenes, *OFF, "--param", "lr=1e-3,1e-2") == code
+    (row,) = rows_of()
+    assert (row["state"], row["note"]) == ("failed", "interrupted")
+    (folder,) = FOLDER.parent.glob("sweep-0001-000-*")
+    assert load_state(folder)["position"]["step"] == 0
+    assert f"unet sweep --join {FOLDER}" in error_of(capsys)
+
+
 def test_an_interrupted_training_is_no_failure_of_the_sweep(
     scenes: Path, trainings: Trainings
 ) -> None:
@@ -446,6 +504,28 @@ def test_join_refuses_settings_and_data_of_another_sweep(
     (FOLDER / "sweep.yaml").write_text(kept.replace("fingerprint: ", "fingerprint: 0"))
     assert cli.run(["sweep", "--join", str(FOLDER)]) == 2
     assert "has changed since" in error_of(capsys)
+
+
+SERVER, WITH_SECRET = "https://mlflow.example:5000", "https://ann:secret@mlflow.example:5000"
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_join_sends_where_the_sweep_began_and_no_password_is_kept_for_it(
+    scenes: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, by_option: bool
+) -> None:
+    def outcome(config: TrainConfig, watch: Any) -> float:
+        raise InterruptedRunError("stopped after step 1", 130)
+
+    trainings.outcome = outcome
+    if not by_option:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", WITH_SECRET)
+    option = ["--tracking-uri", WITH_SECRET] if by_option else []
+    assert sweep(scenes, *OFF, *option, "--param", "loss=ce,dice") == 130
+    assert "secret" not in (FOLDER / "sweep.yaml").read_text()
+    for environment, where in (("", SERVER), (WITH_SECRET, WITH_SECRET), ("http://b", SERVER)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+        assert cli.run(["sweep", "--join", str(FOLDER)]) == 130
+        assert tracking.tracking_uri(trainings.configs[-1].output.tracking_uri) == where
 
 
 def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:

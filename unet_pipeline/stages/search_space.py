@@ -12,7 +12,7 @@ import math
 import operator
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -23,24 +23,15 @@ import torch
 from unet_pipeline.catalogue import complete, lookup
 from unet_pipeline.config import PLANNED, TrainConfig, load_config
 from unet_pipeline.datasets.manifest import DatasetFacts
-from unet_pipeline.datasets.transforms import TRANSFORMS
 from unet_pipeline.errors import UserError, did_you_mean
 from unet_pipeline.models import NETWORKS, RULES, build_network, complete_options
-from unet_pipeline.models.initializers import INITIALIZERS
 from unet_pipeline.models.smp import PREFIX
 from unet_pipeline.settings_files import ComponentSettings, setting_names
-from unet_pipeline.training import OPTIMIZERS, SCHEDULES, parse_loss
+from unet_pipeline.stages.assembly import COMPONENTS
+from unet_pipeline.training import parse_loss
 from unet_pipeline.training.run_folder import slug
 
 Value = bool | int | float | str
-
-CATALOGUES: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
-    "initializer": (INITIALIZERS, ()),
-    "optimizer": (OPTIMIZERS, ()),
-    "schedule": (SCHEDULES, ()),
-    "transforms": (TRANSFORMS, ("image_size", "value_range")),
-}
-"""Section -> its entries, and what of their parameters is no option; `model` is apart."""
 
 _SHARED = {
     "data": "all trials see the same data",
@@ -347,7 +338,7 @@ def _kinds(setting: str, config: TrainConfig) -> set[Any]:
     elif name is None:
         raise UserError(f"{setting} needs a name: --set {section}.name=NAME")
     else:
-        catalogue, given = CATALOGUES[section]
+        [(catalogue, given)] = [entry[1:] for entry in COMPONENTS if entry[0] == section]
         factory = lookup(catalogue, name, kind=section)
         defaults = complete(factory, {}, label=f"{section} {name}", given=given)
     if key not in defaults:
@@ -384,7 +375,7 @@ def _check(config: TrainConfig, facts: DatasetFacts) -> None:
             build_network(name, config.model.options, in_channels=facts.in_channels, **counts)
     if config.training.loss is not None:
         parse_loss(config.training.loss, class_pixel_counts=facts.class_pixel_counts, **counts)
-    for section, (catalogue, given) in CATALOGUES.items():
+    for section, catalogue, given in COMPONENTS:
         settings: ComponentSettings = getattr(config, section)
         component: str | None = vars(settings)["name"]
         if component is not None:

@@ -50,6 +50,7 @@ from unet_pipeline.stages.search_space import (
     assign,
     check_space,
     name_of,
+    num_combinations,
     parse_space,
     with_plan,
 )
@@ -144,8 +145,9 @@ def sweep(config: SweepConfig, *, started: float | None = None) -> Sweep:
     manifest, shared = open_shared(config.train, splits=("train", "val"))
     check_space(space, shared, manifest.facts)
     typical = assign(shared, {param.setting: param.typical for param in space})
-    if config.budget_seconds is not None:
-        typical = within(typical, config.budget_seconds / config.trials)
+    if config.budget_seconds is not None:  # planned for the time that the first trial will get
+        most = min(config.trials, num_combinations(space) or config.trials)
+        typical = within(typical, trial_seconds(config.budget_seconds, left=most - 1, running=1))
     planned = complete_shared(typical, manifest)
     shared = with_plan(shared, planned, space)
     name, params = config.train.output.run_name, _params(config, space)
@@ -172,7 +174,10 @@ def join(folder: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     for name in overrides or {}:
         if name not in ("runtime.device", "runtime.workers"):
             raise UserError(f"--join takes the settings of its sweep: leave out {name}")
-    moved = {"output.runs_dir": str(folder.absolute().parent.parent), **(overrides or {})}
+    runs_dir, uri = str(folder.absolute().parent.parent), shared.output.tracking_uri
+    if uri and tracking.recorded_uri(uri) != uri:
+        uri = None  # left to the environment, which has it with credentials
+    moved = {"output.runs_dir": runs_dir, "output.tracking_uri": uri, **(overrides or {})}
     manifest, shared = open_shared(assign(shared, moved), splits=("train", "val"))
     if manifest.facts.fingerprint != kept["fingerprint"]:
         raise UserError(
@@ -350,14 +355,12 @@ def _params(config: SweepConfig, space: tuple[Param, ...]) -> dict[str, Any]:
 def _save(folder: Path, config: SweepConfig, shared: TrainConfig, manifest: Manifest) -> None:
     """Keep what `join` needs."""
     tree = config.model_dump(mode="json", include={"params", "budget_seconds", "prune"})
-    tree["fingerprint"] = manifest.facts.fingerprint
     settings = shared.model_dump(mode="json", exclude_unset=True)
     # From wherever a process joins, it is the same data and the same store
     settings["data"]["path"] = str(Path(settings["data"]["path"]).resolve())
     uri = tracking.tracking_uri(shared.output.tracking_uri)
-    if uri.startswith("sqlite:"):
-        settings["output"]["tracking_uri"] = uri
-    tree["settings"] = settings
+    settings["output"]["tracking_uri"] = tracking.without_credentials(uri)
+    tree |= {"fingerprint": manifest.facts.fingerprint, "settings": settings}
     write_atomic(folder / SETTINGS_NAME, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 

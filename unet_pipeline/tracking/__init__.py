@@ -17,7 +17,7 @@ from unet_pipeline.tracking.names import (
     without_credentials,
 )
 from unet_pipeline.tracking.opening import adopt, attach, require_store, resume, start, sync
-from unet_pipeline.tracking.places import tracking_uri
+from unet_pipeline.tracking.places import recorded_uri, tracking_uri
 from unet_pipeline.tracking.relinking import Relinked, relink
 from unet_pipeline.tracking.run import Run
 from unet_pipeline.tracking.status import Status, status_of
@@ -39,6 +39,7 @@ __all__ = [
     "file_digest",
     "find_run",
     "is_reference",
+    "recorded_uri",
     "relink",
     "require_store",
     "resume",

@@ -47,8 +47,18 @@ def add_run(
     return run_id
 
 
-def log_model(client: MlflowClient, run_id: str, file: Path, *, digest: str | None = None) -> str:
-    """The logged model of a run; digest: what is noted of its file, the true one by default."""
+def log_model(
+    client: MlflowClient,
+    run_id: str,
+    file: Path,
+    *,
+    digest: str | None = None,
+    score: float | None = None,
+) -> str:
+    """The logged model of a run; digest: what is noted of its file, the true one by default.
+
+    score: what an evaluation has found for this very model, and noted with the run too.
+    """
     run = client.get_run(run_id)
     tags = {"unet.run_key": "key", "unet.model_sha256": digest or sha256(file)}
     model = client.create_logged_model(
@@ -61,6 +71,8 @@ def log_model(client: MlflowClient, run_id: str, file: Path, *, digest: str | No
         client.log_model_artifacts(model.model_id, place)
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    if score is not None:
+        client.log_metric(run_id, "test/mean_iou", score, model_id=model.model_id)
     return str(model.model_id)
 
 

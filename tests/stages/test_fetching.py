@@ -229,8 +229,8 @@ def test_over_http_a_model_is_promoted_fetched_and_its_loss_of_contact_told(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     client = MlflowClient(server.uri)
-    run_id = registered.add_run(client, "remote", score=0.5)
-    registered.log_model(client, run_id, model_file)
+    run_id = registered.add_run(client, "remote")
+    registered.log_model(client, run_id, model_file, score=0.5)
     old = registered.add_run(client, "old", score=0.6)
     registered.log_old_model(client, old, model_file)
     assert cli.run(["promote", run_id, "--alias", "champion"]) == 0

@@ -28,9 +28,17 @@ class Runs:
         self.client, self.root, self.file = client, root, file
 
     def add(self, name: str, score: float | None = None, **more: Any) -> str:
-        run_id = registered.add_run(self.client, name, score=score, root=self.root, **more)
-        registered.log_model(self.client, run_id, self.file)
+        run_id = registered.add_run(self.client, name, root=self.root, **more)
+        self.go_on(run_id, score)
         return run_id
+
+    def go_on(self, run_id: str, score: float | None = None) -> str:
+        """The run has another model, as after `unet train --resume`."""
+        made, file = self.client.get_run(run_id).outputs, self.file
+        if made and made.model_outputs:
+            file = self.root / f"{len(made.model_outputs)}.safetensors"
+            file.write_bytes(self.file.read_bytes() + file.name.encode())
+        return registered.log_model(self.client, run_id, file, score=score)
 
 
 @pytest.fixture
@@ -137,6 +145,68 @@ def test_the_champion_is_told_that_it_is_already(
     assert len(client.search_model_versions("name = 'cells'")) == 1
 
 
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_a_run_that_has_gone_on_and_scores_better_takes_the_alias_from_its_older_model(
+    runs: Runs, client: MlflowClient, more: list[str]
+) -> None:
+    first = runs.add("first", 0.5)
+    assert promote(first) == 0
+    newest = client.get_logged_model(runs.go_on(first, 0.625))
+    assert promote(first, *more) == 0
+    assert int(champion(client).version) == 2
+    digest = "unet.model_sha256"
+    assert champion(client).tags[digest] == newest.tags[digest]
+    assert promote(first, *more) == 0, "it has the alias already"
+    assert len(client.search_model_versions("name = 'cells'")) == 2
+
+
+def test_a_model_is_not_promoted_on_the_score_of_an_earlier_one_of_its_run(
+    runs: Runs, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = runs.add("first", 0.5), runs.add("second", 0.9)
+    assert promote(first) == 0
+    runs.go_on(second)
+    assert promote(second) == 3
+    assert f"run `unet evaluate --model runs:/{second} --data DATASET`" in capsys.readouterr().err
+    assert champion(client).run_id == first
+
+
+def test_the_champion_has_the_score_of_its_version_and_not_of_what_its_run_made_later(
+    runs: Runs, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = runs.add("first", 0.5), runs.add("second", 0.6)
+    assert promote(first) == 0
+    runs.go_on(first, 0.9)
+    capsys.readouterr()
+    assert promote(second, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["old"]["test/mean_iou"] == 0.5
+
+
+def test_a_champion_without_a_score_that_is_not_its_runs_newest_is_named_by_its_version(
+    runs: Runs, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = runs.add("first"), runs.add("second", 0.6)
+    assert promote(first, "--force") == 0
+    runs.go_on(first, 0.5)
+    assert promote(second) == 3
+    assert "run `unet evaluate --model models:/cells/1 --data DATASET`" in capsys.readouterr().err
+
+
+def test_a_version_that_only_notes_its_digest_is_that_model(
+    runs: Runs, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = runs.add("first", 0.5)
+    client.create_registered_model("cells")
+    tags = {"unet.model_sha256": registered.sha256(runs.file)}
+    version = client.create_model_version("cells", runs.root.as_uri(), first, tags=tags)
+    client.set_registered_model_alias("cells", "champion", version.version)
+    assert promote(first) == 0
+    assert "is version 1 already" in capsys.readouterr().err
+    runs.go_on(first, 0.4)
+    assert promote(first) == 3
+    assert "0.4 is not better than the 0.5 of version 1" in capsys.readouterr().err
+
+
 def test_the_name_is_the_one_that_the_model_is_registered_under(
     runs: Runs, client: MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,10 +267,10 @@ def test_a_champion_that_changes_meanwhile_is_compared_with(
     assert promote(first) == 0
     register = registry.register
 
-    def overtaken(run: Any, name: str) -> str:
+    def overtaken(run: Any, name: str, model: Any) -> str:
         monkeypatch.setattr(registry, "register", register)
         assert promote(third) == 0
-        return register(run, name)
+        return register(run, name, model)
 
     monkeypatch.setattr(registry, "register", overtaken)
     assert promote(second) == 3

@@ -11,6 +11,7 @@ from typing import Any
 from unet_pipeline.config import RUNS_DIR
 from unet_pipeline.errors import RejectedInputsError, UserError
 from unet_pipeline.tracking import KnownRun, check_model_name, find_run, registry
+from unet_pipeline.tracking.lookup import StoredModel
 from unet_pipeline.training.run_folder import slug
 
 logger = logging.getLogger(__name__)
@@ -20,15 +21,20 @@ SCORE = "test/mean_iou"
 
 @dataclass(frozen=True)
 class Contender:
-    """One side of the comparison. version: None for a model that is not registered."""
+    """One side of the comparison. version: None for a model that is not registered.
+
+    model: which one of its run, None where that is lost. latest: whether that is the newest.
+    """
 
     version: str | None
     run: KnownRun | None
+    model: StoredModel | None
+    latest: bool = True
 
     @property
     def score(self) -> float | None:
         """What `unet evaluate` has found on the test split; None where it has not run."""
-        return self.run.metrics.get(SCORE) if self.run else None
+        return self.model.figure(SCORE) if self.model else None
 
     @property
     def fingerprint(self) -> str | None:
@@ -108,11 +114,12 @@ def promote(
     tracking_uri: str | None = None,
     force: bool = False,
 ) -> Promotion:
-    """Give `alias` of a registered model to the model of `run`, if it is the better one.
+    """Give `alias` of a registered model to the newest model of `run`, if it is the better one.
 
     run: a run folder, an MLflow run id, or runs:/ID. name: of the registered model; else the one
     that the run's model is registered under, else the dataset's. Better is a higher `test/mean_iou`
-    on the same dataset fingerprint. force: move it whatever the scores are.
+    on the same dataset fingerprint, of that very model: a run that has gone on has others.
+    force: move it whatever the scores are.
     Where it is refused, nothing is registered and nothing moves.
     """
     registry.check_alias(alias)
@@ -121,22 +128,25 @@ def promote(
     name = name or _name(known)
     while True:
         holder = registry.holder(known.uri, name, alias)
-        old = Contender(holder.version, holder.run) if holder else None
-        new = Contender(None, known)
-        if old and old.run and old.run.run_id == known.run_id:
+        old = None
+        if holder:
+            old = Contender(holder.version, holder.run, holder.model, holder.latest)
+        model = registry.newest_model(known)
+        new = Contender(None, known, model)
+        if old and old.run and old.run.run_id == known.run_id and old.latest:
             logger.info("models:/%s@%s is version %s already", name, alias, old.version)
-            return Promotion(name, alias, False, "", old, Contender(old.version, known))
-        reason = _against(new, old, run)
+            return Promotion(name, alias, False, "", old, Contender(old.version, known, model))
+        reason = _against(new, old, run, name)
         if reason and not force:
             return Promotion(name, alias, False, reason, old, new)
-        version = registry.register(known, name)
+        version = registry.register(known, name, model)
         if registry.holder(known.uri, name, alias) == holder:
             break  # else another process has moved it meanwhile: compare with that one
     registry.point(known.uri, name, alias, version)
     if reason:
         logger.warning("--force: promoted although %s", reason)
     logger.info("predict: unet predict IMAGES --model models:/%s@%s --output MASKS", name, alias)
-    return Promotion(name, alias, True, reason, old, Contender(version, known))
+    return Promotion(name, alias, True, reason, old, Contender(version, known, model))
 
 
 def _name(run: KnownRun) -> str:
@@ -147,15 +157,18 @@ def _name(run: KnownRun) -> str:
     return names[0] if names else slug(run.tags.get("unet.dataset", run.experiment))
 
 
-def _against(new: Contender, old: Contender | None, asked: str) -> str:
+def _against(new: Contender, old: Contender | None, asked: str, name: str) -> str:
     """Why `new` is not known to be better than `old`; empty where it is."""
     if new.score is None:
-        return f"run {_name_of(new)} has no {SCORE}: run `{_evaluation(new, asked)}` first"
+        command = _evaluation(new, asked, name)
+        return f"the newest model of run {_name_of(new)} has no {SCORE}: run `{command}` first"
     if old is None:
         return ""
     if old.score is None:
         missing = f"version {old.version}, which has the alias, has no {SCORE}"
-        return missing if old.run is None else f"{missing}: run `{_evaluation(old, '')}` first"
+        if old.model is None:
+            return missing
+        return f"{missing}: run `{_evaluation(old, '', name)}` first"
     if new.fingerprint is None or new.fingerprint != old.fingerprint:
         return (
             f"{SCORE} {_number(new.score)} is of the dataset {_short(new.fingerprint)}, and "
@@ -170,9 +183,12 @@ def _against(new: Contender, old: Contender | None, asked: str) -> str:
     )
 
 
-def _evaluation(side: Contender, asked: str) -> str:
-    """The command that scores the model of a run."""
+def _evaluation(side: Contender, asked: str, name: str) -> str:
+    """The command that scores one side; a run's name stands for its newest model."""
     assert side.run is not None
+    if not side.latest:
+        version = shlex.quote(f"models:/{name}/{side.version}")
+        return f"unet evaluate --model {version} --data DATASET"
     folder = side.run.folder(Path(RUNS_DIR))
     if folder is not None:
         place = asked if Path(asked).is_dir() else str(folder)

@@ -62,7 +62,8 @@ class KnownRun:
 class StoredModel:
     """Where a model file lies in the store: in `root`, at one of `places`.
 
-    sha256: of the file, where the store knows it. label: what people call the model.
+    sha256: of the file, where the store knows it. label: what people call the model. model_id,
+    metrics: of a logged model, what was found out about that very file.
     """
 
     label: str
@@ -71,6 +72,16 @@ class StoredModel:
     sha256: str | None = None
     run: KnownRun | None = None
     model_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def figure(self, key: str) -> float | None:
+        """What was found out about this file; a run that has gone on has made several.
+
+        The run's own figure counts where earlier versions have sent no logged model.
+        """
+        if self.model_id is not None:
+            return self.metrics.get(key)
+        return self.run.metrics.get(key) if self.run else None
 
 
 @contextlib.contextmanager
@@ -148,7 +159,13 @@ def known_run(client: MlflowClient, uri: str, run_id: str) -> KnownRun:
 
 
 def model_of_run(client: MlflowClient, run: KnownRun) -> StoredModel:
-    """The model of `run`: its logged model, else the file that earlier versions have sent."""
+    """The newest model of `run`."""
+    return models_of_run(client, run)[0]
+
+
+def models_of_run(client: MlflowClient, run: KnownRun) -> list[StoredModel]:
+    """The logged models of `run`, newest first, else the file that earlier versions have sent."""
+    label = f"runs:/{run.run_id}"
     models = [
         model
         for model in client.search_logged_models(
@@ -156,19 +173,16 @@ def model_of_run(client: MlflowClient, run: KnownRun) -> StoredModel:
         )
         if str(model.status) == "READY"
     ]
+    models.sort(key=lambda model: model.creation_timestamp, reverse=True)
     if models:
-        newest = max(models, key=lambda model: model.creation_timestamp)
-        return stored_model(newest, run, label=f"runs:/{run.run_id}")
-    return StoredModel(
-        f"runs:/{run.run_id}",
-        run.artifact_uri,
-        (f"{MODEL_NAME}/artifacts/{MODEL_FILE}", f"{MODEL_NAME}/{MODEL_FILE}"),
-        run=run,
-    )
+        return [stored_model(model, run, label=label) for model in models]
+    places_of_old = (f"{MODEL_NAME}/artifacts/{MODEL_FILE}", f"{MODEL_NAME}/{MODEL_FILE}")
+    return [StoredModel(label, run.artifact_uri, places_of_old, run=run)]
 
 
 def stored_model(model: LoggedModel, run: KnownRun | None, *, label: str) -> StoredModel:
-    """Where the file of a logged model lies."""
+    """Where the file of a logged model lies, and what was found out about it, the latest."""
+    points = sorted(model.metrics or [], key=lambda point: point.timestamp)
     return StoredModel(
         label,
         model.artifact_location,
@@ -176,6 +190,7 @@ def stored_model(model: LoggedModel, run: KnownRun | None, *, label: str) -> Sto
         model.tags.get(SHA256),
         run,
         model.model_id,
+        {point.key: point.value for point in points},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from unet_pipeline.errors import UserError
 from unet_pipeline.tracking.fetching import FetchedModel, fetch_model
@@ -11,23 +12,34 @@ from unet_pipeline.tracking.lookup import (
     MODEL_NAME,
     SHA256,
     KnownRun,
+    StoredModel,
     asking,
     is_unknown,
     known_run,
     model_of_run,
     model_uri,
+    models_of_run,
 )
 from unet_pipeline.tracking.store import RUN_KEY, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 FINGERPRINT = "unet.fingerprint"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A version of a registered model; run: what made it, None where the store has lost that."""
+    """A version of a registered model; run: what made it, None where the store has lost that.
+
+    model: which of the run's models it is, None where it is none of them (any more). latest:
+    whether it is the newest one.
+    """
 
     version: str
     run: KnownRun | None
+    model: StoredModel | None
+    latest: bool
 
 
 def check_alias(alias: str) -> str:
@@ -66,18 +78,25 @@ def holder(uri: str, name: str, alias: str) -> Holder | None:
             run = known_run(client, uri, version.run_id) if version.run_id else None
         except UserError:
             run = None
-        return Holder(str(number), run)
+        models = models_of_run(client, run) if run else []
+        model = next((model for model in models if _is_model(version, model)), None)
+        return Holder(str(number), run, model, latest=model is not None and model == models[0])
 
 
-def register(run: KnownRun, name: str) -> str:
-    """The version of `name` that is the model of `run`, registered now where it was not yet."""
+def newest_model(run: KnownRun) -> StoredModel:
+    """What `run` has made last."""
+    with asking(run.uri):
+        return model_of_run(open_store(run.uri), run)
+
+
+def register(run: KnownRun, name: str, model: StoredModel) -> str:
+    """The version of `name` that is `model`, of `run`, registered now where it was not yet."""
     with asking(run.uri):
         client = open_store(run.uri)
         from mlflow.exceptions import MlflowException
 
-        model = model_of_run(client, run)
-        registered = client.search_model_versions(f"name = '{name}' AND run_id = '{run.run_id}'")
-        same = [v for v in registered if not model.model_id or v.model_id in (None, model.model_id)]
+        registered = client.search_model_versions(f"run_id = '{run.run_id}'")
+        same = [v for v in registered if v.name == name and _is_model(v, model)]
         if same:
             return str(max(int(version.version) for version in same))
         fetched: FetchedModel | None = None
@@ -110,3 +129,11 @@ def point(uri: str, name: str, alias: str, version: str) -> None:
     """Give `alias` of `name` to `version`; the store takes it from another one in the same step."""
     with asking(uri):
         open_store(uri).set_registered_model_alias(name, alias, version)
+
+
+def _is_model(version: ModelVersion, model: StoredModel) -> bool:
+    """Whether a version made from the run of `model` is that model, and not another of the run."""
+    if version.model_id and model.model_id:
+        return bool(version.model_id == model.model_id)
+    digest = version.tags.get(SHA256)
+    return digest is None or model.sha256 is None or digest == model.sha256

@@ -155,8 +155,8 @@ class Courier:
     def carry_beside(self, spool: Spool, identity: Identity, uri: str) -> None:
         """Send what another run folder holds, within `then`; raises as `carry` does.
 
-        Whoever waits for this courier sees the progress, and an end of this one stops it: what it
-        had to send is less urgent.
+        Whoever waits for this courier sees the progress, and an end of this one stops it at the
+        next file, which is less urgent.
         """
         other = Courier(spool, identity, uri)
         other._pulse, other._outer = self._pulse, self
@@ -272,7 +272,8 @@ class Courier:
 
     def _allow(self, records: Sequence[Record]) -> None:
         """Give the step that begins now the time that its files take."""
-        if self._outer is not None and self._outer._closing:
+        has_file = any("path" in record for record in records)  # the facts take no time
+        if has_file and self._outer is not None and self._outer._closing:
             raise StoppedError("the run that it was sent beside has ended")
         self._pulse.beat()
         seconds = size_of(self.spool.folder, records) / _BYTES_PER_SECOND

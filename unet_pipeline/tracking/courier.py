@@ -165,7 +165,9 @@ class Courier:
     def _connect(self) -> Connection:
         if self._primary:
             # Another process, such as an evaluation, may have opened the run meanwhile
-            self.identity = self.spool.load() or self.identity
+            known = self.spool.load()
+            if known is not None and known.tracking_uri == self.identity.tracking_uri:
+                self.identity = known  # else it moves to this store, as soon as that answers
         connection = connect(self.identity, self.uri)
         ids = {"experiment_id": connection.experiment_id, "run_id": connection.run_id}
         opened = self.identity.model_copy(update=ids)

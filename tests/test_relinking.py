@@ -129,6 +129,31 @@ def test_a_copy_is_told_where_it_came_from(made: Path, tmp_path: Path) -> None:
     assert done.num_places >= 4
 
 
+def test_a_project_that_moves_below_its_former_place(made: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    here = Path(shutil.copytree(made, tmp_path / "copy"))
+    uri = f"sqlite:///{here / 'mlflow.db'}"
+    tracking.relink(uri, former=made)
+    below = here / "old"
+    below.mkdir()
+    for name in ("mlflow.db", "mlruns", "runs"):
+        shutil.move(here / name, below)
+    uri = f"sqlite:///{below / 'mlflow.db'}"
+    run = tracking.start(
+        below / "runs" / "new", experiment="new", run_name="new", params={}, tags={}, uri=uri
+    )
+    assert run.close("FINISHED") == 0
+    for former in (None, here, here):
+        tracking.relink(uri, former=former)
+        client = MlflowClient(uri)
+        for experiment in ("cells", "new"):
+            place = client.get_experiment_by_name(experiment).artifact_location
+            assert place == (below / "mlruns" / experiment).as_uri()
+        tags = client.get_run(str(run.run_id)).data.tags
+        assert tags["unet.run_dir"] == str(below / "runs" / "new")
+
+
 def test_places_that_are_nowhere_are_told(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree("mlruns")
     assert cli.run(["relink"]) == 0

@@ -86,6 +86,29 @@ def test_a_run_that_is_killed_is_adopted_by_resume(project: Path, killed: Path) 
     assert len(client_of(project).search_runs([experiment.experiment_id])) == 1
 
 
+def test_an_end_that_was_said_but_not_sent_is_sent_by_the_next_run(
+    project: Path, killed: Path
+) -> None:
+    closing = Spool(killed)  # a second Ctrl-C ended it here
+    closing.append("status", status="FAILED")
+    closing.close()
+    (killed / LOCK_NAME).touch()
+
+    def fail(folder: Path) -> None:
+        raise RuntimeError("no store")
+
+    own = project / "runs/cells/own"
+    own.mkdir()
+    with folder_lock(own):
+        assert stale.mark_stale(own, fail) == []
+    assert (killed / LOCK_NAME).exists()
+    next_run(project, until=killed)
+    assert status_of(project, killed) == "FAILED"
+    with folder_lock(own):
+        (killed / LOCK_NAME).touch()
+        assert stale.mark_stale(own, fail) == []  # the store has it: nothing is asked
+
+
 def test_a_killed_run_of_many_slow_files_delays_neither_beginning_nor_end(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

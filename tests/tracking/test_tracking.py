@@ -953,6 +953,22 @@ def test_a_copy_in_another_store_is_made_once(project: Path, empty_store: Path) 
     assert tracking.attach(run.folder).run_id == run.run_id
 
 
+def test_a_run_that_was_never_sent_moves_only_to_a_store_that_answers(project: Path) -> None:
+    run = begin(project, send=False)
+    run.close("FINISHED")
+    before = Spool(run.folder).load()
+    with pytest.raises(ResourceError):
+        tracking.sync(run.folder, f"http://127.0.0.1:{free_port()}")
+    assert Spool(run.folder).load() == before
+    other = f"sqlite:///{project}/other.db"
+    shutil.copy(project / "mlflow.db", project / "other.db")
+    tracking.sync(run.folder, other)
+    moved = Spool(run.folder).load()
+    assert moved is not None
+    assert moved.tracking_uri == other
+    assert moved.run_id is not None
+
+
 def test_what_is_no_run_folder_cannot_be_sent(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json"):
         tracking.sync(tmp_path)

@@ -155,8 +155,8 @@ class Courier:
     def carry_beside(self, spool: Spool, identity: Identity, uri: str) -> None:
         """Send what another run folder holds, within `then`; raises as `carry` does.
 
-        Whoever waits for this courier sees the progress, and an end of this one stops it: what it
-        had to send is less urgent.
+        Whoever waits for this courier sees the progress, and an end of this one stops it at the
+        next file, which is less urgent.
         """
         other = Courier(spool, identity, uri)
         other._pulse, other._outer = self._pulse, self
@@ -165,7 +165,9 @@ class Courier:
     def _connect(self) -> Connection:
         if self._primary:
             # Another process, such as an evaluation, may have opened the run meanwhile
-            self.identity = self.spool.load() or self.identity
+            known = self.spool.load()
+            if known is not None and known.tracking_uri == self.identity.tracking_uri:
+                self.identity = known  # else it moves to this store, as soon as that answers
         connection = connect(self.identity, self.uri)
         ids = {"experiment_id": connection.experiment_id, "run_id": connection.run_id}
         opened = self.identity.model_copy(update=ids)
@@ -272,7 +274,8 @@ class Courier:
 
     def _allow(self, records: Sequence[Record]) -> None:
         """Give the step that begins now the time that its files take."""
-        if self._outer is not None and self._outer._closing:
+        has_file = any("path" in record for record in records)  # the facts take no time
+        if has_file and self._outer is not None and self._outer._closing:
             raise StoppedError("the run that it was sent beside has ended")
         self._pulse.beat()
         seconds = size_of(self.spool.folder, records) / _BYTES_PER_SECOND

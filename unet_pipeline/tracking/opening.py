@@ -186,9 +186,7 @@ def sync(run_dir: Path, uri: str | None = None) -> Counter[str]:
     primary = not elsewhere or identity.run_id is None
     if elsewhere:
         moved = {"tracking_uri": without_credentials(where), "run_id": None, "experiment_id": None}
-        identity = identity.model_copy(update=moved)
-        if primary:
-            spool.save(identity)
+        identity = identity.model_copy(update=moved)  # kept once the store has answered
     courier = Courier(spool, identity, where, primary=primary)
     try:
         courier.carry()

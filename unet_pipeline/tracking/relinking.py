@@ -172,7 +172,13 @@ def _replace(
     *,
     where: str = "1",
 ) -> int:
-    """Let `column` begin with the path `new` where it begins with `old`; how many rows did."""
+    """Let `column` begin with the path `new` where it begins with `old`; how many rows did.
+
+    Where `new` lies in `old`, what begins with `new` is right already.
+    """
+    if new.is_relative_to(old):
+        begins = f"substr({column} || '/', 1, length(:after) + 1) = :after || '/'"
+        where = f"{where} AND NOT {begins}"
     count = 0
     for before, after in ((old.as_uri(), new.as_uri()), (str(old), str(new))):
         count += database.execute(

@@ -385,7 +385,7 @@ class Run:
                 uri = places.recorded_uri(identity.tracking_uri)
                 self._courier.carry_beside(spool, identity, uri)
 
-        mark_stale(self.folder, send)
+        mark_stale(self.folder, send, stopped=lambda: self._closed)
 
     def _say_running(self) -> None:
         self._spool.append("status", status="RUNNING", pid=os.getpid(), host=platform.node())

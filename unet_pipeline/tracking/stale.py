@@ -11,34 +11,48 @@ from pathlib import Path
 
 from unet_pipeline.errors import UserError
 from unet_pipeline.files import LOCK_NAME, folder_lock
+from unet_pipeline.tracking.senders import LANES
 from unet_pipeline.tracking.spool import Record, Spool
 
 logger = logging.getLogger("unet_pipeline")
 
 
-def mark_stale(own: Path, send: Callable[[Path], object]) -> list[Path]:
+def mark_stale(
+    own: Path, send: Callable[[Path], object], *, stopped: Callable[[], bool] = lambda: False
+) -> list[Path]:
     """Mark the runs beside `own` that a kill has left as running as KILLED; their folders.
 
     Those are the ones whose folder has a lock that nobody holds: whoever ends in order removes it,
     so that a thousand folders cost a look at each and no more. A run of another machine is left
     alone, since locks need not reach so far; so is one whose process lives where they do not work.
+    One that was killed while it closed has said how it ended, but perhaps not to the store: it is
+    sent as it is.
     send: brings a run folder to the store; a failure of it ends the search, for the next training.
+    stopped: asked before each folder, whether to leave the rest to the next training.
     """
     marked = []
     for folder in _left_locked(own):
+        if stopped():
+            break
         try:
             if not _is_ours(folder, own):
                 continue
             with folder_lock(folder):
                 if not _is_ours(folder, own):  # it was resumed, and has ended, meanwhile
                     continue
-                _mark(folder)
-            send(folder)
+                if killed := _last_status(folder).get("status") == "RUNNING":
+                    _mark(folder)
+            try:
+                send(folder)
+            except Exception:
+                (folder / LOCK_NAME).touch()  # by which the next training finds it
+                raise
         except (UserError, OSError):  # it runs, or cannot be written to, or the store has gone
             continue
         except Exception:  # noqa: BLE001, whatever the store says: the training is not about that
             break
-        marked.append(folder)
+        if killed:
+            marked.append(folder)
     if marked:
         names = ", ".join(folder.name for folder in marked[:5])
         logger.info("tracking: %s ended without a word: marked as KILLED", names)
@@ -53,14 +67,33 @@ def _left_locked(own: Path) -> Iterator[Path]:
 
 
 def _is_ours(folder: Path, own: Path) -> bool:
-    """Whether the run was begun by this machine, never ended, and may be held by nobody."""
+    """Whether this machine ran it, its end is not in the store, and nobody may hold it."""
+    begun = _last_status(folder, "RUNNING")
+    if begun.get("host") != platform.node():
+        return False
+    if _last_status(folder) != begun and not _has_unsent_status(folder):
+        return False
+    return _locks_work(own) or not _lives(begun.get("pid"))
+
+
+def _last_status(folder: Path, status: str | None = None) -> Record:
+    """The last word about how the run is, or the last of that status; empty without one."""
     last: Record = {}
     for record, _ in Spool(folder).read():
-        if record.get("kind") == "status":
+        if record.get("kind") == "status" and status in (None, record.get("status")):
             last = record
-    if last.get("status") != "RUNNING" or last.get("host") != platform.node():
+    return last
+
+
+def _has_unsent_status(folder: Path) -> bool:
+    """Whether the store, to which the run is to go, lacks a word about how it is."""
+    spool = Spool(folder)
+    identity = spool.load()
+    if identity is None or not identity.send:
         return False
-    return _locks_work(own) or not _lives(last.get("pid"))
+    (lane,) = (lane for lane, kinds in LANES.items() if "status" in kinds)
+    sent = spool.marks(identity.run_id or "").get(lane, 0)
+    return any(record.get("kind") == "status" for record, _ in spool.read(sent))
 
 
 def _mark(folder: Path) -> None:
